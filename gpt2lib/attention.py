@@ -1,0 +1,99 @@
+"""How one position looks at the others.
+
+    B batch   T time   C channels (= n_embd)   H heads   D = C / H
+
+Masks are bool: True where looking is allowed.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def causal_mask(T: int, device=None) -> Tensor:
+    """Who may look at whom when nobody may see the future: (T, T) of bool.
+
+    Row i is True in columns 0 to i, so position i sees itself and what came before.
+    Built by hand in the chapter on self-attention.
+    """
+    return torch.ones(T, T, dtype=torch.bool, device=device).tril()
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Average the values, weighted by how well each query matches each key.
+
+    softmax(q kᵀ / √D) v, with forbidden scores at −∞ before the softmax.
+
+    q: (..., T, D). k: (..., S, D). v: (..., S, Dv). mask: (T, S) of bool, or anything
+    that broadcasts to (..., T, S); True where looking is allowed.
+    Returns the averages (..., T, Dv) and the weights (..., T, S), whose rows sum to 1.
+    Raises ValueError if the shapes do not fit, the mask is not bool, or a row may look nowhere.
+    This is the form for seeing; MultiHeadAttention runs PyTorch's fused one.
+    Built by hand in the chapter on self-attention. Source: Vaswani et al. 2017, equation 1.
+    """
+    if q.shape[-1] != k.shape[-1]:
+        raise ValueError(
+            f"queries and keys must have the same width D: got q {tuple(q.shape)}, "
+            f"k {tuple(k.shape)}."
+        )
+    if k.shape[-2] != v.shape[-2]:
+        raise ValueError(
+            f"each key needs one value: got k {tuple(k.shape)}, v {tuple(v.shape)}."
+        )
+    scores = q @ k.mT / q.shape[-1] ** 0.5  # (..., T, S)
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            raise ValueError(
+                f"a mask is bool, True where looking is allowed: got {mask.dtype}. "
+                "For a mask of 0s and 1s, pass mask.bool()."
+            )
+        if not mask.any(-1).all():
+            raise ValueError("each row of the mask must allow at least one position.")
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(-1)  # (..., T, S)
+    return weights @ v, weights
+
+
+class MultiHeadAttention(nn.Module):
+    """Causal self-attention in n_head heads of width D = n_embd / n_head, side by side.
+
+    forward: x (B, T, C) → (B, T, C).
+    One matrix makes the queries, keys and values of all heads; PyTorch's fused kernel
+    averages without ever storing the (T, T) weights; one matrix mixes the heads.
+    Built by hand in the chapter on multi-head attention. Source: Vaswani et al. 2017, 3.2.2.
+    """
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0):
+        super().__init__()
+        if n_embd % n_head:
+            raise ValueError(
+                f"n_embd must be a multiple of n_head: got n_embd={n_embd}, n_head={n_head}."
+            )
+        self.c_attn = nn.Linear(n_embd, 3 * n_embd)
+        self.c_proj = nn.Linear(n_embd, n_embd)
+        self.n_head = n_head
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        p = self.dropout if self.training else 0.0
+        y = fused_attention(q, k, v, dropout=p)  # (B, H, T, D)
+        y = y.transpose(1, 2).reshape(B, T, C)
+        return F.dropout(self.c_proj(y), p)
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Causal attention by PyTorch's fused kernel: (B, H, T, D) each → (B, H, T, D).
+
+    The same averages as attention(q, k, v, causal_mask(T)), without the weights.
+    """
+    dtype = q.dtype
+    if q.device.type == "cpu" and dtype == torch.bfloat16 and q.shape[-2] <= 512:
+        # On a CPU the backward pass of the bf16 kernel is several times slower
+        # than float32's at short T; the two meet at T of about 512.
+        q, k, v = q.float(), k.float(), v.float()
+    with torch.autocast(q.device.type, enabled=False):
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    return y.to(dtype)

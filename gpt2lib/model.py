@@ -1,0 +1,165 @@
+"""GPT-2: MLP, Block, GPT, and how its weights begin.
+
+    B batch   T time   C channels (= n_embd)   V vocabulary
+
+Parameters carry the names of OpenAI's release (wte, wpe, h, ln_1, attn, c_attn, c_proj,
+ln_2, mlp, c_fc, ln_f), so its weights load with no table of renames.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from gpt2lib.attention import MultiHeadAttention
+from gpt2lib.config import GPTConfig
+
+EPS = 1e-5  # inside LayerNorm's root. Source: openai/gpt-2, src/model.py
+LOGITS_AT_ONCE = 2**23  # above this many, the head and the loss go through in chunks
+
+
+class MLP(nn.Module):
+    """Two matrices with a GELU between, on each position by itself: (B, T, C) → (B, T, C).
+
+    Four times as wide inside. GELU in its tanh form, as OpenAI's code has it.
+    Built by hand in the chapter on the Transformer block.
+    """
+
+    def __init__(self, n_embd: int, dropout: float = 0.0):
+        super().__init__()
+        self.c_fc = nn.Linear(n_embd, 4 * n_embd)
+        self.c_proj = nn.Linear(4 * n_embd, n_embd)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.c_fc(x), approximate="tanh")  # (B, T, 4C)
+        return F.dropout(self.c_proj(x), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """Attention, then MLP; each reads a normalised copy and adds its answer: (B, T, C) → (B, T, C).
+
+    Built by hand in the chapter on the Transformer block. Source: Radford et al. 2019, 2.3.
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=EPS)
+        self.attn = MultiHeadAttention(config.n_embd, config.n_head, config.dropout)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=EPS)
+        self.mlp = MLP(config.n_embd, config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """GPT-2. model(idx) gives logits, model.loss(idx, targets) the loss in nats a token.
+
+    idx: (B, T) of int64, T ≤ block_size. Both raise ValueError for a sequence that is
+    too long, an idx that is not int64, or an id outside the vocabulary.
+    Built in the chapter on GPT-2. Source: Radford et al. 2019; openai/gpt-2, src/model.py.
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=EPS)
+        self.init_weights()
+
+    def forward(self, idx: Tensor) -> Tensor:
+        """Logits of the next token after each position: (B, T) → (B, T, V)."""
+        return F.linear(self.hidden(idx), self.wte.weight)
+
+    def hidden(self, idx: Tensor) -> Tensor:
+        """The residual stream after the last LayerNorm, which the head reads: (B, T) → (B, T, C)."""
+        self._check(idx)
+        T = idx.shape[1]
+        try:
+            x = self.wte(idx) + self.wpe.weight[:T]  # (B, T, C)
+        except IndexError:
+            raise self._outside(idx) from None
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block in self.h:
+            x = block(x)
+        return self.ln_f(x)
+
+    def loss(self, idx: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats a token; a scalar to call backward on.
+
+        idx, targets: (B, T) of int64; targets[b, t] is the token after idx[b, t], and −1
+        where there is nothing to predict. With a large vocabulary the head and the loss go
+        through in chunks: the float32 logits of the whole batch never exist at once.
+        """
+        if targets.shape != idx.shape:
+            raise ValueError(
+                f"each position needs one target: got idx {tuple(idx.shape)}, "
+                f"targets {tuple(targets.shape)}."
+            )
+        x = self.hidden(idx).flatten(0, 1)  # (B·T, C)
+        try:
+            return _head_loss(x, self.wte.weight, targets.flatten())
+        except IndexError:
+            raise self._outside(targets) from None
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Draw new weights: N(0, 0.02²); wpe N(0, 0.01²); residual projections N(0, 0.02²/2L).
+
+        Biases 0, LayerNorms the identity. 2L counts the blocks' additions to the stream.
+        Source: openai/gpt-2, src/model.py (0.02 and 0.01); Radford et al. 2019, 2.3 (1/√2L).
+        """
+        for name, p in self.named_parameters():
+            if name.endswith("c_proj.weight"):
+                p.normal_(std=0.02 / (2 * self.config.n_layer) ** 0.5)
+            elif name == "wpe.weight":
+                p.normal_(std=0.01)
+            elif p.dim() == 2:
+                p.normal_(std=0.02)
+            elif name.endswith("bias"):
+                p.zero_()
+            else:
+                p.fill_(1.0)
+
+    def _check(self, idx: Tensor) -> None:
+        if idx.dim() != 2 or idx.dtype != torch.int64:
+            raise ValueError(
+                f"idx must be token ids, (B, T) of int64: got {tuple(idx.shape)} of {idx.dtype}."
+            )
+        if not 1 <= idx.shape[1] <= self.config.block_size:
+            raise ValueError(
+                f"a sequence may have 1 to block_size={self.config.block_size} tokens: "
+                f"got {idx.shape[1]}. Cut it, or build the model with a larger block_size."
+            )
+        # An index error inside a CUDA kernel comes late and poisons the process, so look
+        # first; the look waits for the device, so not in training, where data.batches vouches.
+        if idx.is_cuda and not self.training:
+            if idx.min() < 0 or idx.max() >= self.config.vocab_size:
+                raise self._outside(idx)
+
+    def _outside(self, ids: Tensor) -> ValueError:
+        return ValueError(
+            f"token ids must be 0 to vocab_size−1={self.config.vocab_size - 1}: got "
+            f"{ids.min().item()} to {ids.max().item()}. Was the text encoded by another tokenizer?"
+        )
+
+
+def _head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of the head's logits x @ weight.T, in float32: (N, C), (V, C), (N,) → ()."""
+    rows = max(1, LOGITS_AT_ONCE // len(weight))
+    if len(x) <= rows:
+        return F.cross_entropy(F.linear(x, weight).float(), targets, ignore_index=-1)
+    count = (targets >= 0).sum().clamp(min=1)
+    total = sum(
+        checkpoint(_summed_loss, a, weight, b, use_reentrant=False)
+        for a, b in zip(x.split(rows), targets.split(rows), strict=True)
+    )
+    return total / count
+
+
+def _summed_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(x, weight).float(), targets, ignore_index=-1, reduction="sum")

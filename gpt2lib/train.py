@@ -1,0 +1,135 @@
+"""The training loop: a generator of records, one for each update of the weights.
+
+    B batch   T time
+
+The caller owns the for-loop, so a notebook, a command and a test each evaluate, save and
+print as they like. The library prints nothing.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gpt2lib import optim
+from gpt2lib.config import TrainConfig
+
+
+class Record(NamedTuple):
+    """What one update did. The loss is that of its batch, before the weights moved."""
+
+    step: int  # updates made so far; the first record says 1
+    loss: float  # nats a token
+    lr: float  # AdamW's, at this update
+    grad_norm: float  # before clipping
+    tokens: int  # targets that this update learned from
+    tokens_per_second: float
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or a gradient was not finite. The weights are those of the update before."""
+
+
+def train(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    config: TrainConfig,
+    *,
+    optimizers: list[torch.optim.Optimizer] | None = None,
+    first: int = 0,
+) -> Iterator[Record]:
+    """Train model where it is; yield a Record after each of config.steps updates.
+
+    batches gives (idx, targets), (B, T) of int64, −1 where there is nothing to predict; an
+    update reads config.accumulation of them, each token weighing the same. To go on with a
+    run, pass its optimizers, first = the updates made, and batches that go on where it stopped.
+    Raises TrainingDiverged before the weights move, if the loss or the gradient is not finite;
+    ValueError if the batches end early.
+    Built by hand in the chapter on training, run in full in the chapter on pretraining.
+    """
+    opts = optim.optimizers(model, config) if optimizers is None else optimizers
+    params = [p for p in model.parameters() if p.requires_grad]
+    device = params[0].device
+    loss_of = torch.compile(model.loss) if config.compile else model.loss
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, config))
+    batches = iter(batches)
+    for step in range(first, config.steps):
+        started = time.perf_counter()
+        model.train()
+        factor = _schedule(step, config)
+        for group in (group for opt in opts for group in opt.param_groups):
+            group["lr"] = group["peak_lr"] * factor
+
+        micro = _take(batches, config.accumulation, step, device)
+        counts = torch.stack([(targets != -1).sum() for _, targets in micro])
+        total = 0.0
+        for (idx, targets), weight in zip(micro, counts / counts.sum().clamp(min=1), strict=True):
+            with autocast:
+                loss = loss_of(idx, targets) * weight
+            loss.backward()
+            total = total + loss.detach()
+        norm = _clip(params, config.clip)
+
+        loss, grad_norm = torch.stack([total, norm]).tolist()  # the step's one wait for the device
+        lr = config.lr * factor
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            model.zero_grad()
+            raise TrainingDiverged(_diverged(step, loss, grad_norm, lr))
+        for opt in opts:
+            opt.step()
+        model.zero_grad()
+        tokens = int(counts.sum())
+        seconds = time.perf_counter() - started
+        yield Record(step + 1, loss, lr, grad_norm, tokens, tokens / seconds)
+
+
+def uses_bf16(device: torch.device, config: TrainConfig) -> bool:
+    """Whether the forward pass runs in bfloat16; weights and optimizers stay in float32.
+
+    "auto" takes bfloat16 where the hardware multiplies it: CUDA from Ampere on, and CPUs
+    with AVX512-BF16 or AMX. Elsewhere it would be emulated, slower than float32.
+    """
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        can = torch.cpu.get_capabilities()
+        return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+    return False
+
+
+def _schedule(step: int, config: TrainConfig) -> float:
+    """The share of its peak that each learning rate has at this step."""
+    return optim.learning_rate(
+        step, config.steps, 1.0, config.warmup, config.lr_floor, config.schedule
+    )
+
+
+def _take(batches, n: int, step: int, device) -> list[tuple[Tensor, Tensor]]:
+    """The next n batches, on the device."""
+    micro = [(idx.to(device), targets.to(device)) for _, (idx, targets) in zip(range(n), batches)]
+    if len(micro) < n:
+        raise ValueError(
+            f"training needs steps·accumulation batches: they ended in step {step + 1}. "
+            "Give data.batches, which never ends, or fewer steps."
+        )
+    return micro
+
+
+def _clip(params: list[Tensor], largest: float) -> Tensor:
+    """The norm of the gradient, which is then scaled down to the largest allowed (0: never)."""
+    if largest:
+        return nn.utils.clip_grad_norm_(params, largest)
+    return nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+
+
+def _diverged(step: int, loss: float, grad_norm: float, lr: float) -> str:
+    return (
+        f"loss and gradient must stay finite: in step {step + 1}, at learning rate {lr:.3g}, "
+        f"the loss is {loss} and the norm of the gradient {grad_norm}. The weights are those of "
+        f"step {step}. Try half the learning rate, a longer warm-up, or clip=1."
+    )
