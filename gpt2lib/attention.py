@@ -37,9 +37,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tu
             f"k {tuple(k.shape)}."
         )
     if k.shape[-2] != v.shape[-2]:
-        raise ValueError(
-            f"each key needs one value: got k {tuple(k.shape)}, v {tuple(v.shape)}."
-        )
+        raise ValueError(f"each key needs one value: got k {tuple(k.shape)}, v {tuple(v.shape)}.")
     scores = q @ k.mT / q.shape[-1] ** 0.5  # (..., T, S)
     if mask is not None:
         if mask.dtype != torch.bool:

@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.model import GPT

@@ -121,6 +121,4 @@ class TrainConfig:
         AdamW at 6e-4 with betas 0.9 and 0.95, decay 0.1, clip 1, cosine to a tenth.
         Source: Brown et al. 2020, table 2.1 (the 125M row) and appendix B.
         """
-        return replace(
-            cls(optimizer="adamw", lr=6e-4, schedule="cosine", lr_floor=0.1), **changes
-        )
+        return replace(cls(optimizer="adamw", lr=6e-4, schedule="cosine", lr_floor=0.1), **changes)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,7 +25,7 @@ def loss(model: nn.Module, batches: Batches) -> float:
     """
     device = next(model.parameters()).device
     total, count = 0.0, 0
-    with torch.no_grad(), evaluating(model):
+    with evaluating(model):
         for idx, targets in batches:
             n = int((targets != -1).sum())
             total += n * float(model.loss(idx.to(device), targets.to(device)))
@@ -36,7 +35,7 @@ def loss(model: nn.Module, batches: Batches) -> float:
 
 def token_losses(model: nn.Module, idx: Tensor, targets: Tensor) -> Tensor:
     """The loss of each target by itself, in nats: (B, T), 0 where the target is −1."""
-    with torch.no_grad(), evaluating(model):
+    with evaluating(model):
         logits = model(idx).float()  # (B, T, V)
     return F.cross_entropy(logits.mT, targets, ignore_index=-1, reduction="none")
 

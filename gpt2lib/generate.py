@@ -1,6 +1,6 @@
 """From a distribution over the next token to text.
 
-    B batch   T time   V vocabulary
+B batch   T time   V vocabulary
 """
 
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def stream(
 ) -> Iterator[Tensor]:
     """Yield the new tokens as they are drawn: (B,) of int64, max_new_tokens times."""
     for _ in range(max_new_tokens):
-        with torch.no_grad(), evaluating(model):
+        with evaluating(model):
             logits = model(idx[:, -model.config.block_size :])[:, -1]  # (B, V)
         probs = filter_logits(logits, temperature, top_k, top_p).softmax(-1)
         ids = torch.multinomial(probs, 1, generator=generator)  # (B, 1)
@@ -70,7 +70,7 @@ def filter_logits(
         logits = logits / temperature
     if top_k is None and top_p is None:
         return logits
-    ranked, order = logits.sort(-1, descending=True, stable=True)
+    ranked, order = logits.sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
         ranked[..., top_k:] = float("-inf")
     if top_p is not None and top_p < 1:

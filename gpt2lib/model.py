@@ -6,6 +6,9 @@ Parameters carry the names of OpenAI's release (wte, wpe, h, ln_1, attn, c_attn,
 ln_2, mlp, c_fc, ln_f), so its weights load with no table of renames.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,7 +79,7 @@ class GPT(nn.Module):
         return F.linear(self.hidden(idx), self.wte.weight)
 
     def hidden(self, idx: Tensor) -> Tensor:
-        """The residual stream after the last LayerNorm, which the head reads: (B, T) → (B, T, C)."""
+        """The stream after the last LayerNorm, which the head reads: (B, T) → (B, T, C)."""
         self._check(idx)
         T = idx.shape[1]
         try:
@@ -148,17 +151,29 @@ class GPT(nn.Module):
         )
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within it dropout is off and no gradient is kept; afterwards the model is as it was."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
 def _head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of the head's logits x @ weight.T, in float32: (N, C), (V, C), (N,) → ()."""
     rows = max(1, LOGITS_AT_ONCE // len(weight))
     if len(x) <= rows:
-        return F.cross_entropy(F.linear(x, weight).float(), targets, ignore_index=-1)
-    count = (targets >= 0).sum().clamp(min=1)
-    total = sum(
-        checkpoint(_summed_loss, a, weight, b, use_reentrant=False)
-        for a, b in zip(x.split(rows), targets.split(rows), strict=True)
-    )
-    return total / count
+        total = _summed_loss(x, weight, targets)
+    else:
+        total = sum(
+            checkpoint(_summed_loss, a, weight, b, use_reentrant=False)
+            for a, b in zip(x.split(rows), targets.split(rows), strict=True)
+        )
+    return total / (targets != -1).sum().clamp(min=1)
 
 
 def _summed_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

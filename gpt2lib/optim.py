@@ -9,9 +9,9 @@ from gpt2lib.config import TrainConfig
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups for AdamW: what is multiplied (matrices, tables) decays; what is added or scales does not.
+    """Two groups for AdamW: matrices and tables decay, biases and LayerNorms do not.
 
-    Biases and LayerNorms have one axis, everything else two.
+    The first have two axes, the others one.
     Built in the chapter on training. Source: Brown et al. 2020, appendix B, for the 0.1 usual here.
     """
     params = [p for p in model.parameters() if p.requires_grad]

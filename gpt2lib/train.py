@@ -9,6 +9,7 @@ print as they like. The library prints nothing.
 import math
 import time
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -111,7 +112,7 @@ def _schedule(step: int, config: TrainConfig) -> float:
 
 def _take(batches, n: int, step: int, device) -> list[tuple[Tensor, Tensor]]:
     """The next n batches, on the device."""
-    micro = [(idx.to(device), targets.to(device)) for _, (idx, targets) in zip(range(n), batches)]
+    micro = [(idx.to(device), targets.to(device)) for idx, targets in islice(batches, n)]
     if len(micro) < n:
         raise ValueError(
             f"training needs steps·accumulation batches: they ended in step {step + 1}. "
