@@ -1,7 +1,7 @@
 """A run on disk: saved whole or not at all, verified when read, resumed to the same next loss.
 
-A checkpoint is one file: a line that names the format, the SHA-256 of what follows, and
-then what torch.save wrote: tensors, numbers and text, which are never unpickled as code.
+A checkpoint is one file: a line that names the format, the SHA-256 of all that follows, and
+what torch.save wrote. It holds tensors, numbers and text; nothing in it is run when it is read.
 """
 
 import hashlib
@@ -9,23 +9,29 @@ import io
 import json
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch.optim import Optimizer
 
 from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.model import GPT
 
 MAGIC = b"gpt2lib checkpoint 1\n"
-HEADER = len(MAGIC) + hashlib.sha256().digest_size
+HEADER = len(MAGIC) + hashlib.sha256().digest_size  # bytes before what torch.save wrote
+FOREIGN = (  # what reading a file that save did not write may raise
+    *(pickle.UnpicklingError, RuntimeError, EOFError),
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+)
 
 
 def save(
     path: str | Path,
     *,
     model: GPT,
-    optimizers: list[torch.optim.Optimizer] = (),
+    optimizers: Sequence[Optimizer] = (),
     step: int = 0,
     train_config: TrainConfig | None = None,
     tokenizer_fingerprint: str = "",
@@ -34,7 +40,7 @@ def save(
     """Write a checkpoint so that a kill at any instant leaves the old file or the new one.
 
     step counts the updates made; extra is anything that JSON can hold. The state of torch's
-    random numbers is kept too.
+    random numbers goes in too. A failure (a full disk, say) leaves the old file and raises.
     Built in the chapter on pretraining.
     """
     path = Path(path)
@@ -44,18 +50,18 @@ def save(
         "weights": model.state_dict(),
         "optimizers": [opt.state_dict() for opt in optimizers],
         "step": step,
-        "rng": _rng_state(next(model.parameters()).device),
+        "random": _random_state(next(model.parameters()).device),
         "tokenizer_fingerprint": tokenizer_fingerprint,
         "extra": json.dumps(extra or {}),
     }
-    new = path.with_name(path.name + ".new")
+    new = path.with_name(path.name + ".new")  # in the same folder, so that a rename can do
     try:
         with open(new, "wb") as file:
             file.write(bytes(HEADER))
-            hashing = _Hashing(file)
-            torch.save(state, hashing)
+            payload = _Hashing(file)
+            torch.save(state, payload)
             file.seek(0)
-            file.write(MAGIC + hashing.hash.digest())
+            file.write(MAGIC + payload.hash.digest())
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
@@ -66,50 +72,74 @@ def save(
 
 
 def load(path: str | Path) -> dict:
-    """Read a checkpoint, on the CPU: the keywords of save, and "model_config", "weights", "rng".
+    """Read a checkpoint onto the CPU: {"model_config": GPTConfig, "train_config": TrainConfig
+    or None, "weights", "optimizers", "step", "random", "tokenizer_fingerprint", "extra"}.
 
-    Raises ValueError if one bit of the file is not as it was written, or it holds anything
-    but tensors, numbers and text; FileNotFoundError if there is no file.
+    Raises ValueError if one bit of the file is not as it was written, or if it holds anything
+    but tensors, numbers and text; FileNotFoundError if there is none.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint at {path}.")
     with open(path, "rb") as file:
         head = file.read(HEADER)
-        if not head.startswith(MAGIC) or len(head) < HEADER:
+        if len(head) < HEADER or not head.startswith(MAGIC):
             raise ValueError(f"{path} is not a checkpoint of gpt2lib, or its beginning is lost.")
         if hashlib.file_digest(file, "sha256").digest() != head[len(MAGIC) :]:
             raise ValueError(
-                f"{path} is not as it was written: its checksum differs. Take an older checkpoint."
+                f"{path} is not as it was written: its SHA-256 differs. "
+                "Copy it again, or take another checkpoint."
             )
-        file.seek(HEADER)
         try:
-            state = torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{path} holds what no checkpoint holds: {error}") from None
-    state["model_config"] = GPTConfig(**state["model_config"])
-    if state["train_config"]:
-        state["train_config"] = TrainConfig(**state["train_config"])
-    state["extra"] = json.loads(state["extra"])
-    return state
+            return _checked(torch.load(_From(file, HEADER), map_location="cpu", weights_only=True))
+        except FOREIGN as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{path} holds what no checkpoint of gpt2lib does: {reason}") from None
 
 
-def restore(checkpoint: dict, model: GPT, optimizers: list[torch.optim.Optimizer] = ()) -> int:
+def restore(checkpoint: dict, model: GPT, optimizers: Sequence[Optimizer] = ()) -> int:
     """Put a checkpoint into model, optimizers and torch's random numbers; return its step.
 
-    Raises ValueError if the model has another shape, or the optimizers are others.
+    Raises ValueError, and changes nothing, if the model has another shape or the optimizers
+    are of another number than those saved.
     """
     if checkpoint["model_config"] != model.config:
         raise ValueError(
-            f"the checkpoint is of {checkpoint['model_config']}, the model is {model.config}."
+            "a checkpoint goes into a model of its own shape: it is of "
+            f"{checkpoint['model_config']}, the model is {model.config}."
+        )
+    if optimizers and len(optimizers) != len(checkpoint["optimizers"]):
+        raise ValueError(
+            f"the checkpoint has the state of {len(checkpoint['optimizers'])} optimizers: "
+            f"got {len(optimizers)}. Make them by optim.optimizers with its train_config."
         )
     model.load_state_dict(checkpoint["weights"])
-    for opt, state in zip(optimizers, checkpoint["optimizers"], strict=True):
+    for opt, state in zip(optimizers, checkpoint["optimizers"]):
         opt.load_state_dict(state)
-    for device, state in checkpoint["rng"].items():
-        _set_rng_state(device, state)
+    _set_random_state(checkpoint["random"])
     return checkpoint["step"]
 
 
+def model(checkpoint: dict) -> GPT:
+    """The model of a checkpoint, on the CPU, its weights the checkpoint's own tensors."""
+    with torch.device("meta"):  # so that no weights are drawn only to be thrown away
+        gpt = GPT(checkpoint["model_config"])
+    gpt.load_state_dict(checkpoint["weights"], assign=True)
+    return gpt
+
+
+def _checked(state: dict) -> dict:
+    """The same state, its parts of the types that load promises."""
+    config = GPTConfig(**state["model_config"])
+    train_config = state["train_config"] and TrainConfig(**state["train_config"])
+    extra = json.loads(state["extra"])
+    n = sum(p.numel() for p in state["weights"].values())
+    if n != config.n_params():
+        raise ValueError(f"{n} parameters, where its {config} has {config.n_params()}.")
+    return state | {"model_config": config, "train_config": train_config, "extra": extra}
+
+
 class _Hashing(io.RawIOBase):
-    """A file to write to that keeps the SHA-256 of what was written."""
+    """Writes to a file, and keeps the SHA-256 of what was written."""
 
     def __init__(self, file):
         self.file, self.hash = file, hashlib.sha256()
@@ -119,26 +149,44 @@ class _Hashing(io.RawIOBase):
         return self.file.write(data)
 
 
-def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+class _From(io.RawIOBase):
+    """Reads a file as if it began at byte start: torch.load wants its archive at 0."""
+
+    def __init__(self, file, start: int):
+        self.file, self.start = file, start
+        self.seek(0)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        shift = self.start if whence == io.SEEK_SET else 0
+        return self.file.seek(offset + shift, whence) - self.start
+
+    def tell(self) -> int:
+        return self.file.tell() - self.start
+
+    def readinto(self, buffer) -> int:
+        return self.file.readinto(buffer)
+
+    def readable(self) -> bool:
+        return True
+
+
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of the random numbers that training draws: the CPU's, and the device's."""
     state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state()
     return state
 
 
-def _set_rng_state(device: str, state: torch.Tensor) -> None:
-    if device == "cpu":
-        torch.set_rng_state(state)
-    elif device == "cuda" and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state)
-    elif device == "mps" and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(state)
+def _set_random_state(states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    for kind, state in states.items():
+        if kind != "cpu" and torch.get_device_module(kind).is_available():
+            torch.get_device_module(kind).set_rng_state(state)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a loss of power, where the system has a call for it."""
+    """Make a rename outlast a loss of power, where the system has a call for it."""
     if os.name == "posix":
         fd = os.open(folder, os.O_RDONLY)
         try:

@@ -7,7 +7,7 @@ it context length, or n_ctx.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Self
+from typing import Literal, Self, get_args, get_origin
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,22 @@ class TrainConfig:
     seed: int = 1337
 
     def __post_init__(self):
+        for field in fields(self):
+            choices, value = get_args(field.type), getattr(self, field.name)
+            if get_origin(field.type) is Literal and value not in choices:
+                raise ValueError(f"{field.name} must be one of {choices}: got {value!r}.")
         for name, least in (("steps", 1), ("batch_size", 1), ("accumulation", 1), ("warmup", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}: got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least}: got {value!r}."
+                )
         for name in ("lr", "muon_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0: got {getattr(self, name)}.")
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be above 0 and finite: got {getattr(self, name)}.")
         if not 0 <= self.lr_floor <= 1:
             raise ValueError(f"lr_floor is a fraction of the peak: got {self.lr_floor}.")
-        if self.clip < 0 or self.weight_decay < 0:
+        if not (self.clip >= 0 and self.weight_decay >= 0):
             raise ValueError(
                 f"clip and weight_decay cannot be negative: got {self.clip}, {self.weight_decay}."
             )

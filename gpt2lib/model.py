@@ -98,10 +98,10 @@ class GPT(nn.Module):
         where there is nothing to predict. With a large vocabulary the head and the loss go
         through in chunks: the float32 logits of the whole batch never exist at once.
         """
-        if targets.shape != idx.shape:
+        if targets.shape != idx.shape or targets.dtype != torch.int64:
             raise ValueError(
-                f"each position needs one target: got idx {tuple(idx.shape)}, "
-                f"targets {tuple(targets.shape)}."
+                f"each position needs one target, an id of int64: got idx {tuple(idx.shape)}, "
+                f"targets {tuple(targets.shape)} of {targets.dtype}."
             )
         x = self.hidden(idx).flatten(0, 1)  # (B·T, C)
         try:
