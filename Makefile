@@ -1,0 +1,14 @@
+# Every command sets up .venv by itself. What they do stands in make.py, which also works
+# without make: python make.py book
+#
+#   make book PYTHON=python3.12     another Python, 3.11 to 3.13
+#   make notebooks ARGS="01 12"     arguments for a command
+
+PYTHON ?= python3
+ARGS ?=
+
+help book serve test lab notebooks clean:
+	@$(PYTHON) make.py $@ $(ARGS)
+
+.DEFAULT_GOAL := help
+.PHONY: help book serve test lab notebooks clean
