@@ -164,7 +164,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of the head's logits x @ weight.T, in float32: (N, C), (V, C), (N,) → ()."""
+    """Cross-entropy of the head's logits x @ weight.T: (N, C), (V, C), (N,) → ()."""
     rows = max(1, LOGITS_AT_ONCE // len(weight))
     if len(x) <= rows:
         total = _summed_loss(x, weight, targets)
@@ -177,4 +177,6 @@ def _head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def _summed_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(F.linear(x, weight).float(), targets, ignore_index=-1, reduction="sum")
+    logits = F.linear(x, weight)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 loses a sum
+    return F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
