@@ -7,7 +7,6 @@ what torch.save wrote. It holds tensors, numbers and text; nothing in it is run 
 import hashlib
 import io
 import json
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ import torch
 from torch.optim import Optimizer
 
 from gpt2lib.config import GPTConfig, TrainConfig
+from gpt2lib.files import whole
 from gpt2lib.model import GPT
 
 MAGIC = b"gpt2lib checkpoint 1\n"
@@ -43,7 +43,6 @@ def save(
     random numbers goes in too. A failure (a full disk, say) leaves the old file and raises.
     Built in the chapter on pretraining.
     """
-    path = Path(path)
     state = {
         "model_config": asdict(model.config),
         "train_config": train_config and asdict(train_config),
@@ -54,21 +53,12 @@ def save(
         "tokenizer_fingerprint": tokenizer_fingerprint,
         "extra": json.dumps(extra or {}),
     }
-    new = path.with_name(path.name + ".new")  # in the same folder, so that a rename can do
-    try:
-        with open(new, "wb") as file:
-            file.write(bytes(HEADER))
-            payload = _Hashing(file)
-            torch.save(state, payload)
-            file.seek(0)
-            file.write(MAGIC + payload.hash.digest())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with whole(path) as file:
+        file.write(bytes(HEADER))
+        payload = _Hashing(file)
+        torch.save(state, payload)
+        file.seek(0)
+        file.write(MAGIC + payload.hash.digest())
 
 
 def load(path: str | Path) -> dict:
@@ -183,13 +173,3 @@ def _set_random_state(states: dict[str, torch.Tensor]) -> None:
     for kind, state in states.items():
         if kind != "cpu" and torch.get_device_module(kind).is_available():
             torch.get_device_module(kind).set_rng_state(state)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename outlast a loss of power, where the system has a call for it."""
-    if os.name == "posix":
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

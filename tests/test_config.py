@@ -46,7 +46,7 @@ def test_a_shape_that_does_not_fit_is_refused_with_a_sentence(changes, words):
 
 
 def test_an_unknown_size_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="'gpt3'.*gpt2-medium"):
+    with pytest.raises(ValueError, match=r"'gpt3'.*gpt2-medium"):
         GPTConfig.named("gpt3")
 
 
