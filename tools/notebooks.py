@@ -6,7 +6,6 @@ A name is a path, or how a chapter's file begins (01); with none, all chapters.
 A notebook in which a cell fails, or that is interrupted, stays as it was.
 """
 
-import os
 import pathlib
 import sys
 import time
@@ -14,6 +13,8 @@ import time
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from gpt2lib.files import whole
 
 CHAPTERS = pathlib.Path(__file__).resolve().parents[1] / "chapters"
 SECONDS = 600  # that one cell may take
@@ -25,15 +26,23 @@ def find(name: str) -> list[pathlib.Path]:
     found = [path] if path.suffix == ".ipynb" else sorted(CHAPTERS.glob(f"{name}*.ipynb"))
     if not all(p.is_file() for p in found) or not found:
         there = ", ".join(p.stem for p in sorted(CHAPTERS.glob("*.ipynb")))
-        sys.exit(f"No notebook is called {name}: there are {there or 'none'}.")
+        sys.exit(f"No notebook is called {name!r}: there are {there or 'none'}.")
     return found
 
 
 def execute(notebook, folder: pathlib.Path, on_cell=None):
     """Run every cell, in a kernel that starts in the folder; the notebook changes in place."""
-    kernel = {"kernel_name": "python3", "resources": {"metadata": {"path": str(folder)}}}
-    stable = {"record_timing": False, "store_widget_state": False, "coalesce_streams": True}
-    NotebookClient(notebook, timeout=SECONDS, on_cell_start=on_cell, **kernel, **stable).execute()
+    NotebookClient(
+        notebook,
+        timeout=SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        extra_arguments=["--log-level=ERROR"],  # else each kernel warns of its open sockets
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+        on_cell_start=on_cell,
+    ).execute()
 
 
 def settle(notebook) -> str:
@@ -85,9 +94,8 @@ def renew(path: pathlib.Path) -> bool:
         return False
     new = settle(notebook)
     if new != old:
-        beside = path.with_suffix(".new")
-        beside.write_text(new, encoding="utf-8", newline="\n")
-        os.replace(beside, path)
+        with whole(path) as file:
+            file.write(new.encode())
     seconds = time.perf_counter() - begin
     outcome = "unchanged" if new == old else "changed"
     print(f"\r{path.stem:28} {len(code):3} cells {seconds:5.0f} s  {outcome}", flush=True)
