@@ -15,7 +15,7 @@ punctuation, a newline; the end of a document is the empty piece.
 import re
 from bisect import bisect
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import lru_cache
 from itertools import accumulate
 from math import fsum, inf, log
 from typing import NamedTuple
@@ -23,6 +23,9 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt2lib.grammar import COLOURS, PLACES, RANKED, THINGS, ZORB_VERBS, Choice, Grammar
+
+
+END = ""  # the piece after the last
 
 
 class Recall(NamedTuple):
@@ -50,10 +53,14 @@ class Floor(NamedTuple):
     standard_error: float  # of nats_per_token; 0 where it is exact for the stories at hand
 
 
-@cache
-def pieces(text: str) -> tuple[str, ...]:
-    """Split as GPT-2's pattern does (on ASCII); the empty text is the one empty piece."""
-    return tuple(re.findall(r"'s| ?[A-Za-z]+| ?[^\sA-Za-z0-9']+|\s", text)) or ("",)
+def pieces(text: str) -> list[str]:
+    """Split as GPT-2's pattern does (on English text), losing nothing."""
+    return re.findall(r"'s| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s", text)
+
+
+@lru_cache(maxsize=2**14)
+def _phrase(text: str) -> tuple[str, ...]:
+    return tuple(pieces(text)) or (END,)
 
 
 class World:
@@ -115,9 +122,9 @@ class World:
     def recall_positions(self, text: str) -> list[Recall]:
         """Where a piece is certain because of something told earlier, and how long ago that was."""
         told, found = {}, []
-        for i, (piece, nats, facts, _) in enumerate(self._read(text)):
+        for i, (piece, _, facts, choice) in enumerate(self._read(text)):
             for fact in facts:
-                if fact in told and nats == 0:
+                if fact in told and len(choice.phrases) == 1:
                     found.append(Recall(i, i - told[fact], piece, fact[0]))
                 told[fact] = i
         return found
@@ -125,7 +132,8 @@ class World:
     def tasks(self, text: str) -> list[Task]:
         """Every answer in the document, each with all that stands before it."""
         spans, at = [], 0
-        for piece, _, _, task in self._read(text):
+        for piece, _, _, choice in self._read(text):
+            task = choice.task if choice and piece else None
             if task and spans and spans[-1][2] == at and spans[-1][0] == task:
                 spans[-1][2] = at + len(piece)
             elif task:
@@ -133,26 +141,26 @@ class World:
             at += len(piece)
         return [Task(kind, text[:start], text[start:end]) for kind, start, end in spans]
 
-    def _read(self, text: str) -> Iterator[tuple[str, float, tuple, str | None]]:
-        """(piece, nats, facts that it tells, task that it answers), along the text."""
+    def _read(self, text: str) -> Iterator[tuple[str, float, tuple, Choice | None]]:
+        """(piece, nats, facts that it tells, the choice that it is part of), along the text."""
         script = Grammar(self._weight, self.zorb).document()
         choice = next(script)
         options = None
-        for piece in (*(pieces(text) if text else ()), ""):
+        for piece in [*pieces(text), END]:
             if choice is None:  # the document was over before the text
                 yield piece, inf, (), None
                 return
             if options is None:  # a new choice: every phrase is still open
                 options, offset = range(len(choice.phrases)), 0
-            split = [pieces(phrase) for phrase in choice.phrases]
+            split = [_phrase(phrase) for phrase in choice.phrases]
             open_ = [i for i in options if split[i][offset] == piece]
             before, after = (fsum(choice.probabilities[i] for i in o) for o in (options, open_))
             if not open_:
-                yield piece, inf, (), None
+                yield piece, inf, (), choice
                 return
             nats = 0.0 if len(open_) == len(options) else -log(after / before)
             facts = choice.mentions[open_[0]].get(offset, ()) if len(open_) == 1 else ()
-            yield piece, nats, facts, choice.task
+            yield piece, nats, facts, choice
             options, offset = open_, offset + 1
             if len(split[open_[0]]) == offset:
                 try:
@@ -191,4 +199,6 @@ class World:
 
     def validity(self, samples: Sequence[str]) -> float:
         """The share of the samples that the world could have said."""
+        if not samples:
+            raise ValueError("validity needs at least one sample: got none.")
         return sum(self.log_prob(text) > -inf for text in samples) / len(samples)
