@@ -65,26 +65,24 @@ def train(
             group["lr"] = group["peak_lr"] * factor
 
         micro = _take(batches, config.accumulation, step, device)
-        counts = torch.stack([(targets != -1).sum() for _, targets in micro])
+        counts = torch.stack([(targets != -1).sum() for _, targets in micro]).to(params[0].dtype)
+        model.zero_grad()
         total = 0.0
-        for (idx, targets), weight in zip(micro, counts / counts.sum().clamp(min=1), strict=True):
+        for (idx, targets), share in zip(micro, counts / counts.sum().clamp(min=1)):
             with autocast:
-                loss = loss_of(idx, targets) * weight
+                loss = loss_of(idx, targets) * share
             loss.backward()
             total = total + loss.detach()
         norm = _clip(params, config.clip)
 
-        loss, grad_norm = torch.stack([total, norm]).tolist()  # the step's one wait for the device
-        lr = config.lr * factor
+        # The one wait for the device in a step; the optimizers then run while Python goes on.
+        loss, grad_norm, tokens = torch.stack([total, norm, counts.sum()]).tolist()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            model.zero_grad()
-            raise TrainingDiverged(_diverged(step, loss, grad_norm, lr))
+            raise TrainingDiverged(_diverged(step, loss, grad_norm, config.lr * factor))
         for opt in opts:
             opt.step()
-        model.zero_grad()
-        tokens = int(counts.sum())
-        seconds = time.perf_counter() - started
-        yield Record(step + 1, loss, lr, grad_norm, tokens, tokens / seconds)
+        rate = tokens / (time.perf_counter() - started)
+        yield Record(step + 1, loss, config.lr * factor, grad_norm, int(tokens), rate)
 
 
 def uses_bf16(device: torch.device, config: TrainConfig) -> bool:
