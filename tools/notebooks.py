@@ -77,20 +77,22 @@ def renew(path: pathlib.Path) -> bool:
     notebook = nbformat.reads(old, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     running = 0
+    again = "\r" if sys.stdout.isatty() else ""  # a terminal writes the line over
+    line = f"{again}{path.stem:28}"
 
     def progress(cell, **_):
         nonlocal running
         if cell.cell_type == "code":
             running += 1
             cell.execution_count = None
-            if sys.stdout.isatty():
-                print(f"\r{path.stem:28} cell {running} of {len(code)}", end="", flush=True)
+            if again:
+                print(f"{line} cell {running} of {len(code)}", end="", flush=True)
 
     begin = time.perf_counter()
     try:
         execute(notebook, path.parent, progress)
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        print(f"\r{path.stem:28} {failure(code, running, error)}\n\nLeft as it was: {path}")
+        print(f"{line} {failure(code, running, error)}\n\nLeft as it was: {path}")
         return False
     new = settle(notebook)
     if new != old:
@@ -98,7 +100,7 @@ def renew(path: pathlib.Path) -> bool:
             file.write(new.encode())
     seconds = time.perf_counter() - begin
     outcome = "unchanged" if new == old else "changed"
-    print(f"\r{path.stem:28} {len(code):3} cells {seconds:5.0f} s  {outcome}", flush=True)
+    print(f"{line} {len(code):3} cells {seconds:5.0f} s  {outcome}", flush=True)
     return True
 
 
