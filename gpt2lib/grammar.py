@@ -26,6 +26,7 @@ PLACES = (
 OPENINGS = {"Once there was a": 4, "Long ago there was a": 2, "This is the story of a": 1}
 TIMES = (" Then", " The next day", " One morning", " Later", " In the evening", " After lunch")
 ENDINGS = (" At last", " In the end")
+NEWCOMER = " On the road they met"
 PAUSES = {
     **{" It rained all night.": 3, " The wind was cold.": 3, " Nobody said a word.": 2},
     **{" Far away a bell rang.": 2, " The children were singing.": 2, " Everyone laughed.": 2},
@@ -41,25 +42,25 @@ CLOSINGS = (
     *(" They talked until the moon rose.", " And so the story ends."),
 )
 ZORB_VERBS = ("lost", "hid", "found", "saw", "sold", "painted")
-RANKED = (WOMEN + MEN, JOBS, THINGS, COLOURS, ANIMALS, HOMES, PLACES, TIMES, HABITS)
+RANKED = (NAMES, JOBS, THINGS, COLOURS, ANIMALS, HOMES, PLACES, TIMES, HABITS)
 MOST_EVENTS, MOST_PAUSES = 4, 5  # so that every document ends
 
 
 class Choice:
-    """Phrases of which the world says one: how probable each is, and what each means.
+    """Phrases of which the world says one, and how probable each is.
 
-    values: what the program is sent for each phrase, the phrase itself where not given.
-    mentions: for each phrase {offset of a piece: facts that it tells}, so that a reader can
-    see how long ago a fact was told. task: the kind of task whose answer this phrase is part of.
+    options: phrases, or {phrase: weight}. values: what the program is sent for each phrase;
+    the phrase itself where not given. A phrase may mark the word before [ ] with a fact that
+    it tells, as in " to Hugo[holder kite]": a reader can then see how long ago a fact was told.
+    task: the kind of task whose answer this phrase is.
     """
 
-    def __init__(self, phrases: Iterable[str], weights=None, values=None, mentions=None, task=None):
-        self.phrases = tuple(phrases)
-        weights = tuple(weights) if weights is not None else (1,) * len(self.phrases)
-        total = fsum(weights)
-        self.probabilities = tuple(w / total for w in weights)
+    def __init__(self, options: Iterable[str], values: Iterable | None = None, task: str = ""):
+        weights = options if isinstance(options, dict) else dict.fromkeys(options, 1)
+        total = fsum(weights.values())
+        self.phrases = tuple(weights)
+        self.probabilities = tuple(w / total for w in weights.values())
         self.values = self.phrases if values is None else tuple(values)
-        self.mentions = mentions or ({},) * len(self.phrases)
         self.task = task
 
     def entropy(self) -> float:
@@ -67,9 +68,12 @@ class Choice:
         return -fsum(p * log(p) for p in self.probabilities)
 
 
-def say(phrase: str, mentions: dict | None = None, task: str | None = None) -> Choice:
+Script = Generator[Choice, object, object]
+
+
+def say(phrase: str, task: str = "") -> Choice:
     """A Choice of one: the world leaves nothing open here."""
-    return Choice((phrase,), mentions=(mentions or {},), task=task)
+    return Choice((phrase,), task=task)
 
 
 def an(word: str) -> str:
@@ -77,23 +81,20 @@ def an(word: str) -> str:
     return f" an {word}" if word[0] in "aeiou" else f" a {word}"
 
 
-Script = Generator[Choice, object, object]
-
-
 @dataclass(eq=False)
 class Person:
     """Somebody in a story."""
 
     name: str
-    job: str
+    job: str = ""
 
     @property
     def she(self) -> str:
         return "she" if self.name in WOMEN else "he"
 
     @property
-    def her(self) -> str:
-        return "her" if self.name in WOMEN else "his"
+    def Her(self) -> str:
+        return "Her" if self.name in WOMEN else "His"
 
 
 @dataclass(eq=False)
@@ -106,12 +107,9 @@ class Thing:
     holder: Person | None
     place: str = ""
 
-    def full(self, article: str = " the") -> str:
-        return f"{article} {self.colour} {self.noun}"
-
-    def facts(self) -> dict:
-        """What the pieces of full() tell."""
-        return {1: (("colour", self.noun),), 2: (("thing", self.noun),)}
+    def hand(self, to: Person, for_good: bool = False) -> None:
+        self.holder = to
+        self.owner = to if for_good else self.owner
 
 
 @dataclass
@@ -122,120 +120,102 @@ class Grammar:
     zorb: dict[str, str]
     people: list[Person] = field(default_factory=list)
     things: list[Thing] = field(default_factory=list)
-    home: str = ""
 
     def document(self) -> Script:
         """A story, then one of the tasks about it."""
         yield from self.opening()
-        told, events, ending = [], 0, None
-        while ending is None:
-            move = yield self.next_sentence(told, events)
-            if move in (" A", " An"):
-                yield from self.animal(move)
-            elif isinstance(move, Person):
-                yield self.pick(HABITS)
-            elif move == " On the road they met":
-                yield from self.newcomer()
-            elif move in TIMES:
+        told, events = [], 0
+        while (move := (yield self.next_sentence(told, events))) not in ENDINGS:
+            if move in TIMES:
                 yield from self.event()
                 events += 1
                 continue
-            elif move in ENDINGS:
-                ending = yield from self.ending()
-                continue
             told.append(move)
+            if move in (" A", " An"):
+                yield from self.animal(move)
+            elif move == NEWCOMER:
+                yield from self.newcomer()
+            elif isinstance(move, Person):
+                yield self.pick(HABITS, "{}")
+        summary = yield from self.ending()
         yield Choice(CLOSINGS)
-        yield from self.task(*ending)
+        yield from self.task(summary)
 
-    # ------------------------------------------------------------ choices
-
-    def pick(self, words: Iterable[str], form: str = " {}", values=None, **kwargs) -> Choice:
+    def pick(self, words: Iterable[str], form: str = " {0}", values=None) -> Choice:
         """One of the words, each as common as the world has it."""
         words = tuple(words)
-        phrases = [w if w[0] == " " else form.format(w) for w in words]
-        return Choice(phrases, [self.weight[w] for w in words], values or words, **kwargs)
+        return Choice({form.format(w): self.weight[w] for w in words}, values or words)
 
-    def pick_person(self, people: list[Person], form: str = " {}", **kwargs) -> Choice:
+    def pick_person(self, people: Iterable[Person], form: str = " {0}") -> Choice:
         """One of the people, each as probable as the next."""
-        return Choice([form.format(p.name) for p in people], values=people, **kwargs)
-
-    def pick_thing(self, things: list[Thing]) -> Choice:
-        """One of the things, as "the kite" or, as often, "the red kite"."""
-        short = [f" the {t.noun}" for t in things]
-        facts = [{1: (("thing", t.noun),)} for t in things] + [t.facts() for t in things]
-        return Choice(short + [t.full() for t in things], values=things * 2, mentions=facts)
+        return Choice([form.format(p.name) for p in people], people)
 
     # ------------------------------------------------------------ the story
 
     def opening(self) -> Script:
-        yield Choice(OPENINGS, OPENINGS.values())
+        """Somebody with two things, and a friend with a third."""
+        yield Choice(OPENINGS)
         job = yield self.pick(JOBS)
-        yield Choice((" named", " called"), (3, 1))
-        hero = yield from self.person(job)
-        self.home = yield self.pick(HOMES, ", who lived {}")
-        yield say(".")
+        yield Choice({" named": 3, " called": 1})
+        hero = yield from self.person()
+        hero.job = job
+        yield self.pick(HOMES, ", who lived {0}.")
         yield say(f" {hero.she.capitalize()} had")
         yield from self.new_thing(hero)
         yield say(" and")
         yield from self.new_thing(hero)
         yield say(".")
-        Her = hero.her.capitalize()
-        yield Choice(
-            (f" {Her} best friend was", f" {Her} neighbour was", f" One summer {hero.she} met")
-        )
+        meeting = f" One summer {hero.she} met"
+        yield Choice((f" {hero.Her} best friend was", f" {hero.Her} neighbour was", meeting))
         friend = yield from self.person()
-        job = yield self.pick(self.new_jobs(), ", a {}")
-        friend.job = job
+        friend.job = yield self.pick(self.free_jobs(), ", a {0}")
         yield Choice((" with", " who carried"))
         yield from self.new_thing(friend)
         yield say(".")
 
-    def new_jobs(self) -> list[str]:
-        return [j for j in JOBS if j not in [p.job for p in self.people]]
-
-    def person(self, job: str = "") -> Script:
-        names = [n for n in NAMES if n not in [p.name for p in self.people]]
-        name = yield self.pick(names, mentions=[{0: (("job", n),)} for n in names])
-        self.people.append(Person(name, job))
+    def person(self) -> Script:
+        known = [p.name for p in self.people]
+        name = yield self.pick([n for n in NAMES if n not in known], " {0}[job {0}]")
+        self.people.append(Person(name))
         return self.people[-1]
+
+    def free_jobs(self) -> list[str]:
+        return [j for j in JOBS if j not in [p.job for p in self.people]]
 
     def new_thing(self, owner: Person) -> Script:
         """Somebody has something: " an orange kite"."""
-        colour = yield Choice(map(an, COLOURS), [self.weight[c] for c in COLOURS], COLOURS)
+        colour = yield Choice({an(c): self.weight[c] for c in COLOURS}, COLOURS)
         nouns = [n for n in THINGS if n not in [t.noun for t in self.things]]
-        facts = [{0: (("thing", n), ("colour", n), ("holder", n), ("owner", n))} for n in nouns]
-        noun = yield self.pick(nouns, mentions=facts)
+        facts = "[thing {0}][colour {0}][holder {0}][owner {0}]"
+        noun = yield self.pick(nouns, " {0}" + facts)
         self.things.append(Thing(noun, colour, owner, owner))
-
-    def newcomer(self) -> Script:
-        person = yield from self.person()
-        person.job = yield self.pick(self.new_jobs(), ", the {}")
-        yield say(".")
 
     def next_sentence(self, told: list, events: int) -> Choice:
         """How the next sentence begins: a pause in the story, something new, or its end."""
-        options = {}  # phrase: (weight, value)
+        options, values = {}, []
         if len(told) < MOST_PAUSES:
-            options |= {p: (w, p) for p, w in PAUSES.items() if p not in told}
-            options |= {" A": (4, " A"), " An": (0.4, " An")}
-            options |= {f" {p.name}": (5 / len(self.people), p) for p in self.people}
-            if len(self.people) == 2:
-                options[" On the road they met"] = (3, " On the road they met")
+            options |= {p: w for p, w in PAUSES.items() if p not in told}
+            options |= {" A": 4, " An": 0.4}
+            options |= {NEWCOMER: 3} if len(self.people) == 2 else {}
+            values = [*options, *self.people]
+            options |= {f" {p.name}": 5 / len(self.people) for p in self.people}
+        then = {}
         if events < MOST_EVENTS:
-            options |= {t: (20 * self.weight[t] / (1 + events / 2), t) for t in TIMES}
+            then |= {t: 20 * self.weight[t] / (1 + events / 2) for t in TIMES}
         if events:
-            options |= {e: (6, e) for e in ENDINGS}
-        weights, values = zip(*options.values(), strict=True)
-        return Choice(options, weights, values)
+            then |= dict.fromkeys(ENDINGS, 6)
+        return Choice(options | then, [*values, *then])
 
     def animal(self, article: str) -> Script:
         """A passer-by with a colour and a place, to be told apart from those that matter."""
-        colours = [c for c in COLOURS if an(c).startswith(article.lower() + " ")]
-        yield self.pick(colours)
+        yield self.pick(c for c in COLOURS if an(c).startswith(f"{article.lower()} "))
         yield self.pick(ANIMALS)
         yield Choice((" slept", " sat", " waited"))
-        yield self.pick(PLACES)
-        yield say(".")
+        yield self.pick(PLACES, " {0}.")
+
+    def newcomer(self) -> Script:
+        person = yield from self.person()
+        person.job = yield self.pick(self.free_jobs(), ", the {0}.")
 
     def event(self) -> Script:
         """Something changes hands, or is lost, or is found."""
@@ -247,144 +227,113 @@ class Grammar:
         verbs |= {" borrowed": 3} if theirs else {}
         verbs |= {" swapped": 2} if mine and theirs else {}
         verbs |= {" found": 6} if lost else {}
-        verb = yield Choice(verbs, verbs.values())
-        thing = yield self.pick_thing({" borrowed": theirs, " found": lost}.get(verb, mine))
+        verb = yield Choice(verbs)
+        things = {" borrowed": theirs, " found": lost}.get(verb, mine)
+        short = [f" the {t.noun}[thing {t.noun}]" for t in things]
+        full = [f" the {t.colour}[colour {t.noun}] {t.noun}[thing {t.noun}]" for t in things]
+        thing = yield Choice(short + full, things * 2)
+        n = thing.noun
         if verb in (" gave", " lent"):
+            owner = f"[owner {n}]" if verb == " gave" else ""
             others = [p for p in self.people if p is not who]
-            facts = [("holder", thing.noun)] + [("owner", thing.noun)] * (verb == " gave")
-            facts = [{1: tuple(facts)} for _ in others]
-            thing.holder = yield self.pick_person(others, " to {}", mentions=facts)
-            if verb == " gave":
-                thing.owner = thing.holder
+            to = yield self.pick_person(others, f" to {{0}}[holder {n}]{owner}.")
+            thing.hand(to, for_good=verb == " gave")
         elif verb == " borrowed":
-            yield say(f" from {thing.holder.name}", {1: (("holder", thing.noun),)})
-            thing.holder = who
+            yield say(f" from {thing.holder.name}[holder {n}].")
+            thing.hand(who)
         elif verb == " swapped":
-            yield say(" for")
-            facts = [{2: (("holder", t.noun), ("holder", thing.noun))} for t in theirs]
-            other = yield Choice(
-                [f" {t.holder.name}'s {t.noun}" for t in theirs], values=theirs, mentions=facts
-            )
-            thing.holder = thing.owner = other.holder
-            other.holder = other.owner = who
+            form = " for {0}[holder {1}][owner {1}]'s {2}[holder {2}][owner {2}]."
+            other = yield Choice([form.format(t.holder.name, n, t.noun) for t in theirs], theirs)
+            thing.hand(other.holder, for_good=True)
+            other.hand(who, for_good=True)
         elif verb == " found":
-            yield say(f" {thing.place}", {2: (("place", thing.noun),)})
-            thing.holder = who
+            yield say(f" {thing.place}[place {n}].")
+            thing.hand(who)
         else:
-            facts = [{2: (("place", thing.noun), ("holder", thing.noun))} for _ in PLACES]
-            thing.place = yield self.pick(PLACES, mentions=facts)
+            thing.place = yield self.pick(PLACES, f" {{0}}[place {n}][holder {n}].")
             thing.holder = None
-        yield say(".")
 
     def ending(self) -> Script:
-        """Somebody needs a thing again; how that ends follows from all that was told."""
-        facts = [{0: (("seeker", ""),)} for _ in self.people]
-        who = yield self.pick_person(self.people, mentions=facts)
-        yield say(" needed")
-        facts = [{1: (("sought", ""),)} for _ in self.things]
-        thing = yield Choice(
-            [f" the {t.noun}" for t in self.things], values=self.things, mentions=facts
-        )
-        She, colour = who.she.capitalize(), {2: (("colour", thing.noun),)}
+        """Somebody needs a thing; how that ends follows from all that was told. The summary."""
+        who = yield self.pick_person(self.people, " {0}[who needed]")
+        nouns = [f" needed the {t.noun}[what needed]." for t in self.things]
+        thing = yield Choice(nouns, self.things)
+        n, colour = thing.noun, f"{thing.colour}[colour {thing.noun}]"
         if thing.holder is who:
-            yield say(f". {She} still had it")
-            yield say(f", as {thing.colour} as ever.", colour)
-            outcome = "still had it"
+            does, end = "still had it", f", as {colour} as ever."
         elif thing.holder:
-            name = thing.holder.name
-            yield say(f". {She} went to")
-            yield say(f" {name}", {0: (("holder", thing.noun),)})
-            yield say(f", and there it was, {thing.colour} as ever.", {6: colour[2]})
-            outcome = f"got it from {name}"
+            name = f"{thing.holder.name}[holder {n}]"
+            does, end = f"went to {name}", f", and there it was, {colour} as ever."
         else:
-            yield say(f". {She} looked {thing.place}", {5: (("place", thing.noun),)})
-            yield say(f", saw something {thing.colour} and took it home.", {3: colour[2]})
-            outcome = f"found it {thing.place}"
-        thing.holder = who
-        return who, thing, outcome
+            does = f"looked {thing.place}[place {n}]"
+            end = f", saw something {colour} and took it home."
+        yield say(f" {who.she.capitalize()} {does}{end}")
+        does = does.replace("went to", "got it from").replace("looked", "found it")
+        thing.hand(who)
+        return f" {who.name}[who needed] needed the {colour} {n}[what needed] and {does}."
 
     # ------------------------------------------------------------ the tasks
 
-    def task(self, who: Person, thing: Thing, outcome: str) -> Script:
+    def task(self, summary: str) -> Script:
         """A summary, questions with answers, a dialogue, or lines in Zorb; then the end."""
-        starts = {"\nTL;DR:": (3, "summary"), "\nQ:": (4, "questions"), "\nIn Zorb:": (3, "zorb")}
-        starts |= {f"\n{p.name}:": (3 / len(self.people), p) for p in self.people}
-        weights, values = zip(*starts.values(), strict=True)
-        kind = yield Choice(starts, weights, values)
-        if kind == "summary":
-            facts = {0: (("seeker", ""),), 3: (("colour", thing.noun),), 4: (("sought", ""),)}
-            text = f" {who.name} needed{thing.full()} and {outcome}."
-            yield say(text, facts, task="summary")
+        starts = {"\nTL;DR:": 3, "\nQ:": 4, "\nIn Zorb:": 3}
+        talk = {f"\n{p.name}:": 3 / len(self.people) for p in self.people}
+        kind = yield Choice(starts | talk, [*starts, *self.people])
+        if kind == "\nTL;DR:":
+            yield say(summary, task="summary")
             yield say("")
-        elif kind == "questions":
+        elif kind == "\nQ:":
             yield from self.questions()
-        elif kind == "zorb":
+        elif kind == "\nIn Zorb:":
             yield from self.translation()
         else:
             yield from self.dialogue(kind)
 
     def questions(self) -> Script:
-        for left in (2, 1, 0):
-            forms = {}  # question: (weight, answer, facts in the answer)
-            for t in self.things:
-                n, holder = t.noun, t.holder
-                where = f" with {holder.name}" if holder else f" {t.place}"
-                at = {1: (("holder", n),)} if holder else {2: (("place", n),)}
-                has = f" {holder.name}" if holder else " nobody"
-                forms |= {
-                    f" Who has the {n}?": (1, has, {0: (("holder", n),)}),
-                    f" Where is the {n}?": (1, where, at),
-                    f" What colour is the {n}?": (1, f" {t.colour}", {0: (("colour", n),)}),
-                    f" Who owns the {n}?": (1, f" {t.owner.name}", {0: (("owner", n),)}),
-                }
-            for p in self.people:
-                fact = {0: (("job", p.name),)}
-                forms[f" Who is the {p.job}?"] = (1, f" {p.name}", fact)
-            weights, answers, facts = zip(*forms.values(), strict=True)
-            answer, fact = yield Choice(forms, weights, zip(answers, facts, strict=True))
+        """One to three questions, no question twice."""
+        answers = {f" Who is the {p.job}?": f" {p.name}[job {p.name}]" for p in self.people}
+        for t in self.things:
+            n, name = t.noun, t.holder.name if t.holder else ""
+            answers |= {
+                f" Who has the {n}?": f" {name or 'nobody'}[holder {n}]",
+                f" Where is the {n}?": f" with {name}[holder {n}]"
+                if name
+                else f" {t.place}[place {n}]",
+                f" What colour is the {n}?": f" {t.colour}[colour {n}]",
+                f" Who owns the {n}?": f" {t.owner.name}[owner {n}]",
+            }
+        for asked in (1, 2, 3):
+            question = yield Choice(answers.keys())
             yield say("\nA:")
-            yield say(answer, fact, task="question")
-            more = (yield Choice(("\nQ:", ""))) if left else (yield say(""))
-            if not more:
+            yield say(answers.pop(question), task="question")
+            if not (yield Choice(("\nQ:", "") if asked < 3 else ("",))):
                 return
 
     def dialogue(self, who: Person) -> Script:
         """Who asks knows nothing; who answers knows all, and speaks of "me" and "you"."""
-        other = yield Choice(
-            *zip(*[(f" {p.name},", 1, p) for p in self.people if p is not who], strict=True)
-        )
-        asked, lead = [], " where is the {}?"
-        while len(asked) < len(self.things):
-            left = [t for t in self.things if t not in asked]
-            forms = [lead.format(t.noun) for t in left]
-            if asked:
-                forms, left = [*forms, f" Thank you, {other.name}."], [*left, None]
-            thing = yield Choice(forms, values=left)
-            if thing is None:
-                yield say("")
-                return
-            lead = " And the {}?"
-            asked.append(thing)
-            where = {who: "with you", other: "with me", None: thing.place}.get(
-                thing.holder, f"with {thing.holder and thing.holder.name}"
-            )
+        others = [p for p in self.people if p is not who]
+        other = yield self.pick_person(others, " {0},")
+        left, ask, thanks = list(self.things), " where is the {0}?", []
+        while thing := (yield Choice([ask.format(t.noun) for t in left] + thanks, [*left, None])):
+            left.remove(thing)
+            n, name = thing.noun, thing.holder.name if thing.holder else ""
+            where = {who: "with you", other: "with me", None: f"{thing.place}[place {n}]"}
+            where = where.get(thing.holder, f"with {name}[holder {n}]")
             yield say(f"\n{other.name}:")
-            facts = {1: (("colour", thing.noun),)}
-            yield say(f"{thing.full(' The')} is {where}.", facts, task="dialogue")
+            yield say(f" The {thing.colour}[colour {n}] {n} is {where}.", task="dialogue")
             yield say(f"\n{who.name}:")
-        yield say(f" Thank you, {other.name}.")
+            ask, thanks = " And the {0}?", [f" Thank you, {other.name}."]
         yield say("")
 
     def translation(self) -> Script:
-        """Lines of English = Zorb. Zorb says thing, colour, place, who, and last what they did."""
-        for left in (2, 1, 0):
-            who = yield self.pick_person(self.people, "\n{}")
-            verb = yield Choice([f" {v}" for v in ZORB_VERBS], values=ZORB_VERBS)
-            thing = yield Choice([t.full() for t in self.things], values=self.things)
+        """One to three lines of English = Zorb, which says: kite red in-the-mill Mia lost."""
+        for said in (1, 2, 3):
+            who = yield self.pick_person(self.people, "\n{0}")
+            did = yield Choice([f" {v}" for v in ZORB_VERBS], ZORB_VERBS)
+            thing = yield Choice([f" the {t.colour} {t.noun}" for t in self.things], self.things)
             place = yield self.pick(PLACES)
+            words = [self.zorb.get(w, w) for w in (thing.noun, thing.colour, place, who.name, did)]
             yield say(" =")
-            z = [self.zorb[w] for w in (thing.noun, thing.colour, place)]
-            yield say(f" {' '.join(z)} {who.name} {self.zorb[verb]}", task="translation")
-            more = (yield Choice((".", ""), (1, 1), (True, False))) if left else (yield say(""))
-            if not more:
+            yield say(f" {' '.join(words)}", task="translation")
+            if not (yield Choice((".", "") if said < 3 else ("",))):
                 return

@@ -24,7 +24,6 @@ import numpy as np
 
 from gpt2lib.grammar import COLOURS, PLACES, RANKED, THINGS, ZORB_VERBS, Choice, Grammar
 
-
 END = ""  # the piece after the last
 
 
@@ -34,7 +33,7 @@ class Recall(NamedTuple):
     index: int  # of the piece, in World.surprisal's list
     distance: int  # pieces since the fact was last told
     piece: str
-    kind: str  # colour, place, holder, owner, job, home or seeker
+    kind: str  # colour, place, holder, owner, job, who or what
 
 
 class Task(NamedTuple):
@@ -59,8 +58,14 @@ def pieces(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=2**14)
-def _phrase(text: str) -> tuple[str, ...]:
-    return tuple(pieces(text)) or (END,)
+def _phrase(marked: str) -> tuple[list[str], list[tuple[str, ...]]]:
+    """A phrase's pieces, and the facts that each of them tells."""
+    split, facts = [], []
+    for text, marks in re.findall(r"([^[]+)((?:\[[^]]*\])*)", marked):
+        split += pieces(text)
+        facts += [()] * (len(split) - len(facts))
+        facts[-1] = tuple(re.findall(r"\[(.*?)\]", marks))
+    return (split, facts) if split else ([END], [()])
 
 
 class World:
@@ -100,7 +105,7 @@ class World:
         while True:
             cumulative = list(accumulate(choice.probabilities))
             i = min(bisect(cumulative, rng.random()), len(cumulative) - 1)
-            yield choice.phrases[i], choice
+            yield "".join(_phrase(choice.phrases[i])[0]), choice
             try:
                 choice = script.send(choice.values[i])
             except StopIteration:
@@ -125,7 +130,7 @@ class World:
         for i, (piece, _, facts, choice) in enumerate(self._read(text)):
             for fact in facts:
                 if fact in told and len(choice.phrases) == 1:
-                    found.append(Recall(i, i - told[fact], piece, fact[0]))
+                    found.append(Recall(i, i - told[fact], piece, fact.split()[0]))
                 told[fact] = i
         return found
 
@@ -152,17 +157,17 @@ class World:
                 return
             if options is None:  # a new choice: every phrase is still open
                 options, offset = range(len(choice.phrases)), 0
-            split = [_phrase(phrase) for phrase in choice.phrases]
-            open_ = [i for i in options if split[i][offset] == piece]
+            read = [_phrase(phrase) for phrase in choice.phrases]  # (pieces, facts) of each
+            open_ = [i for i in options if read[i][0][offset] == piece]
             before, after = (fsum(choice.probabilities[i] for i in o) for o in (options, open_))
             if not open_:
                 yield piece, inf, (), choice
                 return
             nats = 0.0 if len(open_) == len(options) else -log(after / before)
-            facts = choice.mentions[open_[0]].get(offset, ()) if len(open_) == 1 else ()
+            facts = read[open_[0]][1][offset] if len(open_) == 1 else ()
             yield piece, nats, facts, choice
             options, offset = open_, offset + 1
-            if len(split[open_[0]]) == offset:
+            if len(read[open_[0]][0]) == offset:
                 try:
                     choice = script.send(choice.values[open_[0]])
                 except StopIteration:
