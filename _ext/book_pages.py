@@ -1,0 +1,115 @@
+"""What makes the pages self-contained, numbered, and linked by a drawing.
+
+* No page asks another host for anything: thebe, which Jupyter Book adds unasked, is taken out.
+
+* MathJax comes from the package sphinx-mathjax-offline: of its 21 MB the 2 MB that the
+  HTML output needs, copied after the build (a script in a static folder would become a
+  <script> of every page).
+* Figures and equations are numbered by chapter: Fig. 7.2 is the second of chapter 7.
+* Docstrings are read as plain text, in which an indented block is an example.
+* {drawing} file.svg puts an SVG into the page. A link in it to "doc:chapters/01_name"
+  leads to that page, or is no link where the book has no such page yet.
+"""
+
+import re
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+MATHJAX = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")
+LINK = re.compile(r'<a href="doc:([^"#]+)(#[^"]*)?"([^>]*)>(.*?)</a>', re.DOTALL)
+CHAPTER = re.compile(r"chapters/(\d\d)_")
+
+
+def use_local_mathjax(app, config):
+    config.mathjax_path = "mathjax/tex-chtml.js"
+
+
+def copy_mathjax(app, exception):
+    """Copy MathJax beside the pages, once."""
+    target = Path(app.outdir) / "_static/mathjax"
+    if exception or app.builder.format != "html" or (target / MATHJAX[0]).exists():
+        return
+    source = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
+    for name in reversed(MATHJAX):  # the file that is looked for comes last
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
+        else:
+            shutil.copy2(source / name, target / name)
+
+
+def drop_thebe(app, pagename, templatename, context, doctree):
+    """Take thebe's scripts, twice there and of another host, out of the page."""
+    for files in ("script_files", "css_files"):
+        context[files] = [file for file in context[files] if "thebe" not in _words(file)]
+
+
+def _words(file) -> str:
+    return f"{file.filename} {file.attributes.get('body', '')}".lower()
+
+
+def read_plainly(app, what, name, obj, options, lines):
+    """Keep reStructuredText from reading more into a docstring than stands there."""
+    plain, inside = [], False
+    for line in lines:
+        indented = line.startswith(("  ", "\t"))
+        if indented and not inside:
+            plain += ["", ".. code-block:: text", ""]
+        elif inside and line.strip() and not indented:
+            plain += [""]
+        inside = indented or (inside and not line.strip())
+        plain.append("   " + line if inside else re.sub(r"([*`|_\\])", r"\\\1", line))
+    lines[:] = [*plain, ""]
+
+
+def skip_fields(app, what, name, obj, skip, options):
+    """Leave out the fields of a named tuple: its signature shows them."""
+    return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field") else None
+
+
+def number_by_chapter(app, env):
+    """Replace Sphinx's running numbers by (chapter, position); tells Sphinx which pages changed."""
+    changed = []
+    for docname, kinds in env.toc_fignumbers.items():
+        chapter = CHAPTER.match(docname)
+        if not chapter:
+            continue
+        for kind, numbers in kinds.items():
+            ids = list(numbers)  # in the order of the page
+            kinds[kind] = {name: (int(chapter[1]), i) for i, name in enumerate(ids, 1)}
+        changed.append(docname)
+    return changed
+
+
+class Drawing(SphinxDirective):
+    """{drawing} path: an SVG of ours, in the page, with its links resolved."""
+
+    required_arguments = 1
+
+    def run(self):
+        relative, path = self.env.relfn2path(self.arguments[0])
+        self.env.note_dependency(relative)
+        svg = LINK.sub(self._link, Path(path).read_text(encoding="utf-8"))
+        return [nodes.raw("", f'<div class="drawing">{svg}</div>', format="html")]
+
+    def _link(self, link):
+        docname, anchor, rest, content = link.groups(default="")
+        if docname not in self.env.found_docs:
+            return content
+        uri = self.env.app.builder.get_relative_uri(self.env.docname, docname)
+        return f'<a href="{uri}{anchor}"{rest}>{content}</a>'
+
+
+def setup(app):
+    app.add_directive("drawing", Drawing)
+    app.connect("autodoc-process-docstring", read_plainly)
+    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("config-inited", use_local_mathjax)
+    app.connect("env-get-updated", number_by_chapter, priority=900)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("build-finished", copy_mathjax)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
