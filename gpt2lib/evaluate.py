@@ -7,15 +7,35 @@ targets where there is nothing to predict.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt2lib.model import evaluating
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def windows(
+    tokens: np.ndarray, batch_size: int, block_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All of a text in windows side by side: each token but the first is a target once.
+
+    Finitely many batches of up to batch_size rows; the last row ends in −1 where the text does.
+    A window does not see the one before it, so its first tokens are harder to guess.
+    """
+    rows = -(-(len(tokens) - 1) // block_size)
+    for row in range(0, rows, batch_size):
+        at = row * block_size
+        some = tokens[at : at + batch_size * block_size + 1].astype(np.int64)
+        shape = (-(-(len(some) - 1) // block_size), block_size)
+        idx, targets = torch.zeros(shape, dtype=torch.int64), torch.full(shape, -1)
+        idx.view(-1)[: len(some) - 1] = torch.from_numpy(some[:-1])
+        targets.view(-1)[: len(some) - 1] = torch.from_numpy(some[1:])
+        yield idx, targets
 
 
 def loss(model: nn.Module, batches: Batches) -> float:

@@ -1,0 +1,309 @@
+"""The commands: gpt2lib data, tokenizer, pretrain, sample, info.
+
+Each is a dataclass whose fields are its flags; calling it runs it and gives the exit status.
+"""
+
+import codecs
+import platform
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from tqdm import tqdm
+from tyro.conf import OmitArgPrefixes, Positional, subcommand
+
+import gpt2lib
+from gpt2lib import checkpoint, corpora, data, run
+from gpt2lib.config import TrainConfig
+from gpt2lib.generate import stream
+from gpt2lib.storyworld import World
+from gpt2lib.tokenizer import Tokenizer
+from gpt2lib.train import TrainingDiverged, uses_bf16
+
+
+@dataclass(frozen=True)
+class Data:
+    """Turn a corpus into a tokenizer and token shards, where pretrain finds them.
+
+    Example: gpt2lib data --corpus python --vocab-size 4096
+    writes tokenizer.json, train.bin and valid.bin to out/python. Then:
+    gpt2lib pretrain --corpus python --vocab-size 4096
+    """
+
+    corpus: str = "storyworld"  # storyworld, python, shakespeare, or the path of a file or folder
+    out: Path | None = None  # the folder to write to; if not given, out/<corpus>
+    tokenizer: str = "train"  # train (a new one), gpt2 (GPT-2's own), or the path of a saved one
+    vocab_size: int = 1024  # of a new tokenizer
+    stories: int = 20_000  # how many stories of storyworld
+    overwrite: bool = False  # replace what stands in the folder
+
+    @property
+    def folder(self) -> Path:
+        """out, or out/<corpus> where none was named."""
+        return self.out or Path("out") / Path(self.corpus).stem
+
+    def prepare(self) -> tuple[Tokenizer, dict]:
+        """Write what is not there yet; return the tokenizer, and the tokens by split."""
+        about = (self.corpus, self.tokenizer, self.vocab_size, self.stories)
+        print(f"tokens of {self.corpus} → {self.folder}", end=" ", flush=True)
+        new = run.prepare(self.folder, *about, overwrite=self.overwrite)
+        print("" if new else "(there already)")
+        tokenizer = Tokenizer.load(self.folder / "tokenizer.json")
+        paths = {split: self.folder / f"{split}.bin" for split in ("train", "valid")}
+        return tokenizer, {split: data.read_shard(p, tokenizer) for split, p in paths.items()}
+
+    def __call__(self) -> int:
+        tokenizer, shards = self.prepare()
+        for split, tokens in shards.items():
+            size = run.byte_sizes(tokenizer)[tokens].sum()
+            print(f"  {split}  {len(tokens):,} tokens, {size / len(tokens):.2f} bytes a token")
+        return 0
+
+
+@dataclass(frozen=True)
+class TrainTokenizer:
+    """Train a tokenizer and save it, or look at one.
+
+    Example: gpt2lib tokenizer --corpus shakespeare --vocab-size 2048 --out bard.json
+    then     gpt2lib tokenizer --load bard.json --show "To be, or not to be"
+    or       gpt2lib tokenizer --load gpt2 --show "the same by GPT-2's own"
+    """
+
+    corpus: str = "storyworld"  # what to train on: a corpus by name, or a path
+    vocab_size: int = 1024
+    out: Path | None = None  # the file to save to
+    load: str | None = None  # look at this one instead of training: gpt2, or a path
+    show: str = "Once there was a painter named Mia."  # a text to cut into tokens
+
+    def __call__(self) -> int:
+        if self.load:
+            tokenizer = run.make_tokenizer(None, self.load, 0)
+        else:
+            text = corpora.corpus(self.corpus)
+            tokenizer = run.make_tokenizer(text, "train", self.vocab_size)
+            held_out = "".join(islice(text.documents("valid"), 1000))
+            size, n = len(held_out.encode()), len(tokenizer.encode(held_out))
+            print(f"{size / n:.2f} bytes a token on held-out text")
+        print(f"{tokenizer.n_vocab:,} tokens, fingerprint {tokenizer.fingerprint[:12]}")
+        longest = sorted(tokenizer.tokens, key=len, reverse=True)[:8]
+        print("longest:", *(repr(t.decode(errors="replace")) for t in longest))
+        print(
+            "first merges:", *(repr(t.decode(errors="replace")) for t in tokenizer.tokens[256:268])
+        )
+        ids = tokenizer.encode(self.show)
+        print("·".join(tokenizer.decode([i]) for i in ids), ids, sep="\n")
+        if self.out:
+            tokenizer.save(self.out)
+            print(f"saved to {self.out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Train a GPT from nothing. With no flags: on Storyworld, in about two minutes.
+
+    Example: gpt2lib pretrain
+             gpt2lib pretrain --corpus shakespeare --steps 2000
+             gpt2lib pretrain --resume out/shakespeare     (after Ctrl-C, or a crash)
+             gpt2lib sample out/shakespeare --prompt "ROMEO:"
+
+    The run is a folder: settings, tokens, log, checkpoints, samples and a picture of the loss.
+    On Storyworld the loss is held against the exact floor that no model can pass.
+    """
+
+    data: OmitArgPrefixes[Data] = field(default_factory=Data)
+    resume: Path | None = None  # go on with the run in this folder, by its own settings
+    size: str = "small"  # tiny, small, gpt2, gpt2-medium, gpt2-large or gpt2-xl
+    block_size: int | None = None  # the longest sequence, in tokens; if not given, the size's own
+    dropout: float = 0.0
+    align: Literal["auto", "any", "document"] = "auto"  # where training sequences begin
+    device: str = "auto"  # auto: cuda, else mps, else cpu
+    eval_every: int = 100  # updates from one evaluation and checkpoint to the next
+    eval_batches: int = 50  # held-out batches in the last evaluation; before it, an eighth of them
+    samples: int = 16  # texts to write at the end
+    paper: bool = False  # by default the recipe of the GPT papers, not the fast one
+    train: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+
+    def __call__(self) -> int:
+        if self.resume:
+            if replace(self, resume=None) != Pretrain():
+                raise ValueError("--resume goes by the run's own settings: give it alone.")
+            run.clear(self.resume, everything=False)
+            return _pretrain(_saved(self.resume))
+        if (self.data.folder / "config.json").exists() and not self.data.overwrite:
+            folder = self.data.folder
+            raise ValueError(
+                f"{folder} holds a run already. Go on with it: gpt2lib pretrain --resume {folder}. "
+                "Or start another beside it with --out, or replace it with --overwrite."
+            )
+        run.clear(self.data.folder, everything=True)
+        return _pretrain(self)
+
+
+def _saved(folder: Path) -> Pretrain:
+    """The settings of the run in a folder, which may have been moved since."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no run: there is no {path}.")
+    saved = run.read_json(path)
+    try:
+        corpus = Data(**saved.pop("data") | {"out": folder, "overwrite": False})
+        config = TrainConfig(**saved.pop("train"))
+        return Pretrain(corpus, train=replace(config, betas=tuple(config.betas)), **saved)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not of this version of gpt2lib: {error}.") from None
+
+
+def _pretrain(ask: Pretrain) -> int:
+    folder, device = ask.data.folder, run.device(ask.device)
+    ask.data.prepare()
+    changes = {"block_size": ask.block_size} if ask.block_size else {}
+    made = run.Run(
+        folder, ask.data.corpus, ask.train, device, ask.size, dropout=ask.dropout, **changes
+    )
+    rows = list(islice(made.held_out, ask.eval_batches))
+    few = rows[: max(1, len(rows) // 8)]
+    run.write_json(folder / "config.json", asdict(ask))
+    shape, batch = made.model.config, ask.train.batch_size * ask.train.accumulation
+    print(
+        f"{shape.n_params():,} parameters on {device} in "
+        f"{'bf16' if uses_bf16(device, ask.train) else 'float32'}, updates {made.step + 1:,} to "
+        f"{ask.train.steps:,} of {batch} × {shape.block_size} tokens"
+    )
+    align = "document" if ask.data.corpus == "storyworld" else "any"
+    updates = made.updates(align if ask.align == "auto" else ask.align)
+    bar = tqdm(updates, "training", ask.train.steps, initial=made.step, unit="step", disable=None)
+    with bar, run.stop_asked() as asked:
+        for record in bar:
+            bar.set_postfix_str(
+                f"loss {record.loss:.3f}, {record.tokens_per_second:,.0f} tokens/s", refresh=False
+            )
+            stop = asked()
+            if record.step % ask.eval_every == 0 or record.step == ask.train.steps:
+                nats = made.evaluate(few)
+                bar.write(f"  {record.step:>6,}  training {record.loss:.3f}  held out {nats:.3f}")
+            elif not stop:
+                continue
+            made.save("last.ckpt", made.optimizers)
+            if stop:
+                print(f"stopped after update {record.step:,}, saved. To go on:")
+                print(f"  gpt2lib pretrain --resume {folder}")
+                return 128 + stop
+    _finish(made, rows, ask.samples)
+    return 0
+
+
+def _finish(made: run.Run, rows: list, n_samples: int) -> None:
+    """Say how good the model is; write sample.txt and loss.svg."""
+    found, folder = made.report(rows), made.folder
+    stories = "floor" in found
+    what = "whole held-out stories" if stories else "held-out text"
+    print(f"on {found['tokens']:,} tokens of {what}, nats a token:")
+    print(f"  the model  {found['loss']:.3f}")
+    if stories:
+        print(f"  the floor  {found['floor']:.3f}  (no model can be lower on these stories)")
+    print(f"  bigram     {found['bigram']:.3f}\n  unigram    {found['unigram']:.3f}")
+    print(f"  the model  {found['bits_per_byte']:.3f} bits a byte")
+    texts = made.samples(n_samples)
+    if stories:
+        valid = World().validity(texts)
+        print(f"{valid:.0%} of {n_samples} samples are stories that the world could have told")
+    print(f"\n{texts[0].strip()}\n")
+    (folder / "sample.txt").write_text("\n\n---\n\n".join(texts) + "\n", encoding="utf-8")
+    print(f"{made.picture(found)}  {folder / 'sample.txt'}")
+    print(f"More of them: gpt2lib sample {folder} --n 3")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Let a model that pretrain made write, token by token.
+
+    Example: gpt2lib sample out/storyworld --prompt "Once there was a" --n 3
+             gpt2lib sample out/shakespeare --prompt "ROMEO:" --temperature 0.8 --top-k 50
+    """
+
+    run: Positional[Path] = Path("out/storyworld")  # the folder of the run
+    prompt: str = ""  # what to go on from; a new text if empty
+    n: int = 1  # how many texts
+    max_new_tokens: int = 250  # a text also ends where the model ends it
+    temperature: float = 1.0  # 0 takes the likeliest token; under 1 plays safe, over 1 dares
+    top_k: int | None = None  # draw from so many likeliest tokens only
+    top_p: float | None = None  # draw from the likeliest tokens that add up to this
+    seed: int = 1337
+    device: str = "auto"
+
+    def __call__(self) -> int:
+        device = run.device(self.device)
+        if not (self.run / "tokenizer.json").exists():
+            raise FileNotFoundError(f"{self.run} holds no run. Make one: gpt2lib pretrain")
+        tokenizer = Tokenizer.load(self.run / "tokenizer.json")
+        best = self.run / "best.ckpt"
+        state = run.load_checkpoint(best if best.exists() else self.run / "last.ckpt", tokenizer)
+        model = checkpoint.model(state).to(device)
+        ids = state["extra"]["opening"] + tokenizer.encode(self.prompt)
+        generator = torch.Generator(device).manual_seed(self.seed)
+        filters = (self.temperature, self.top_k, self.top_p, generator)
+        for i in range(self.n):
+            print("\n---\n" if i else "", self.prompt, sep="\n" if i else "", end="", flush=True)
+            idx = torch.tensor([ids], device=device)
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            for (token,) in stream(model, idx, self.max_new_tokens, *filters):
+                if token == tokenizer.eot:
+                    break
+                text = decoder.decode(tokenizer.decode_bytes([token.item()]))
+                print(text, end="", flush=True)
+            print()
+        return 0
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what is here: device, precision, versions, corpora, cache folder.
+
+    Example: gpt2lib info
+    """
+
+    def __call__(self) -> int:
+        device = run.device("auto")
+        name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+        print(f"gpt2lib    {gpt2lib.__version__}, Python {platform.python_version()}")
+        print("versions  ", ", ".join(f"{p} {version(p)}" for p in ("torch", "numpy", "tiktoken")))
+        print(f"device     {device} ({name}), {torch.get_num_threads()} threads")
+        dtype = "bf16, weights in float32" if uses_bf16(device, TrainConfig()) else "float32"
+        print(f"training   in {dtype}")
+        print(f"cache      {corpora.cache_folder()}")
+        print("corpora    storyworld (generated)\n           python (the sources of this Python)")
+        for corpus, source in corpora.DOWNLOADS.items():
+            here = (corpora.cache_folder() / source.file).exists()
+            state = "in the cache" if here else f"to be downloaded from {source.address}"
+            print(f"           {corpus} ({state})")
+        return 0
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command; a mistake that has a sentence is told in it, and ends with status 2."""
+    args = sys.argv[1:] if args is None else args
+    recipe = TrainConfig.paper() if "--paper" in args else TrainConfig()
+    pretrain = subcommand("pretrain", default=Pretrain(train=recipe))
+    commands = (
+        Annotated[Data, subcommand("data")]
+        | Annotated[TrainTokenizer, subcommand("tokenizer")]
+        | Annotated[Pretrain, pretrain]
+        | Annotated[Sample, subcommand("sample")]
+        | Annotated[Info, subcommand("info")]
+    )
+    try:
+        sys.exit(tyro.cli(commands, args=args, prog="gpt2lib", description=gpt2lib.__doc__)())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"gpt2lib: {error}", file=sys.stderr)
+        sys.exit(2)
+    except TrainingDiverged as error:
+        print(f"gpt2lib: {error}", file=sys.stderr)
+        sys.exit(1)
