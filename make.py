@@ -22,6 +22,8 @@ PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 STAMP = VENV / "complete"  # written last; without it the environment is not one
 OLDEST, NEWEST = (3, 11), (3, 13)
 HTML = ROOT / "_build" / "html"
+BUILD = ("-c", "from jupyter_book.cli.main import main; main()", "build", ".")
+BUILD += ("-W", "-n", "--keep-going")  # a warning, a reference that leads nowhere: an error
 
 
 # The environment ----------------------------------------------------------------------
@@ -94,7 +96,7 @@ def run(*command, **variables):
 def book():
     """build the book, from the outputs that stand in the notebooks"""
     environment()
-    status = run("-m", "jupyter_book", "build", ".", "-W", "-n", "--keep-going")
+    status = run(*BUILD)
     if status:
         # Sphinx would not read the faulty pages again, and pass the second time.
         shutil.rmtree(str(ROOT / "_build" / ".doctrees"), ignore_errors=True)
@@ -115,7 +117,7 @@ def serve(port="8000"):
 def test(*stages):
     """check everything: lint, tests, each notebook executed and compared, the build"""
     environment()
-    return run("tools/check.py", *stages, **OFFLINE, **REPEATABLE)
+    return run("-m", "tools.check", *stages, **OFFLINE, **REPEATABLE)
 
 
 def lab(*arguments):
@@ -128,7 +130,7 @@ def lab(*arguments):
 def notebooks(*names):
     """run the chapters again, in place; notebooks 01 12 takes only some"""
     environment()
-    return run("tools/notebooks.py", *names, **OFFLINE, **REPEATABLE)
+    return run("-m", "tools.notebooks", *names, **OFFLINE, **REPEATABLE)
 
 
 def clean():

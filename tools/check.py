@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 
+from make import BUILD
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-BUILD = "_build/test"  # not where `make book` builds: nothing may come from an earlier build
+BUILT = "_build/test"  # not where `make book` builds: nothing may come from an earlier build
 PYTEST = ("-m", "pytest", "-q", "--tb=short")
 
 # Tests that are a stage of their own; every other file in tests/ is a unit test.
@@ -35,8 +37,7 @@ def stages() -> dict[str, tuple[str, ...]]:
         "chapters": (*PYTEST, "-W", "default", "-p", "no:cacheprovider", "--durations=5",
                      "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",
                      "--nbval-sanitize-with=tests/sanitize.cfg", "chapters"),
-        "book": ("-m", "jupyter_book", "build", ".", "--path-output", BUILD,
-                 "-W", "-n", "--keep-going"),
+        "book": (*BUILD, "--path-output", BUILT),
         "pages": (*PYTEST, *sorted(there.intersection(PAGES))),
     }  # fmt: skip
     return found
@@ -49,7 +50,7 @@ def run(name: str, arguments: tuple[str, ...]) -> tuple[bool, float]:
     if name == "units":  # two processes on two cores: one thread each
         env |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     if name == "book":
-        shutil.rmtree(ROOT / BUILD, ignore_errors=True)
+        shutil.rmtree(ROOT / BUILT, ignore_errors=True)
     begin = time.perf_counter()
     status = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env).returncode
     return status == 0, time.perf_counter() - begin
