@@ -183,7 +183,8 @@ def written():
     """Every text file that belongs to the book."""
     kinds = {".py", ".md", ".yml", ".toml", ".cfg", ".txt", ".cff", ".bib", ".css", ".js", ".ipynb"}
     for top in ROOT.iterdir():
-        ours = top.name[0] not in "._" or top.name in {".ci", ".github", "_ext", "_static"}
+        made = top.name[0] in "._" or top.suffix == ".egg-info"
+        ours = not made or top.name in {".ci", ".github", "_ext", "_static"}
         for path in (top, *top.rglob("*")) if ours else ():
             if path.is_file() and (path.suffix in kinds or top.name == ".ci"):
                 yield path

@@ -28,19 +28,18 @@ def stages() -> dict[str, tuple[str, ...]]:
     """What to run, in order: the name of each stage and its arguments to Python."""
     there = {f"tests/{path.name}" for path in (ROOT / "tests").glob("test_*.py")}
     units = sorted(there.difference(GUARDS, EXERCISES, PAGES))
-    found = {
+    return {
         "lint": ("-m", "ruff", "check"),
         "format": ("-m", "ruff", "format", "--check"),
         "units": (*PYTEST, "-n", "2", "--dist", "loadfile", *units),
-        "guards": (*PYTEST, *sorted(there.intersection(GUARDS))),
-        "exercises": (*PYTEST, *sorted(there.intersection(EXERCISES))),
+        "guards": (*PYTEST, *GUARDS),
+        "exercises": (*PYTEST, *EXERCISES),
         "chapters": (*PYTEST, "-W", "default", "-p", "no:cacheprovider", "--durations=5",
                      "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",
                      "--nbval-sanitize-with=tests/sanitize.cfg", "chapters"),
         "book": (*BUILD, "--path-output", BUILT),
-        "pages": (*PYTEST, *sorted(there.intersection(PAGES))),
+        "pages": (*PYTEST, *PAGES),
     }  # fmt: skip
-    return found
 
 
 def run(name: str, arguments: tuple[str, ...]) -> tuple[bool, float]:
