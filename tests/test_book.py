@@ -1,0 +1,244 @@
+"""What the pages are made of: the ledger, the questions, the drawings, the look.
+
+The build itself (-W -n) finds missing files, labels, terms and citations; here is what it
+does not see.
+"""
+
+import json
+import re
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "_ext"))
+import book_facts  # noqa: E402
+import book_problems  # noqa: E402
+import book_quiz  # noqa: E402
+
+FACTS = book_facts.load(ROOT)
+QUESTIONS = sorted(ROOT.glob("questions/*.yml"))
+CHAPTERS = sorted(ROOT.glob("chapters/*.ipynb"))
+MAP = ROOT / "_static/model-map.svg"
+DARK = (0x14, 0x17, 0x1C)  # --pst-color-background of book.css, by night
+LIGHT = (0xFF, 0xFE, 0xFB)  # and by day
+
+
+def text(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+# The ledger -----------------------------------------------------------------------------
+
+
+def test_every_fact_has_a_value_and_a_source_in_the_bibliography():
+    entries = set(re.findall(r"^@\w+\{(\w+),", text("references.bib"), re.MULTILINE))
+    for key, fact in FACTS.items():
+        assert re.fullmatch(r"[a-z0-9]+(\.\w+)+", key), key
+        assert {"value", "source"} <= set(fact) <= {"value", "unit", "source", "note"}, key
+        assert type(fact["value"]) in (int, float, str), key
+        assert fact["source"].partition(",")[0] in entries, key
+
+
+def test_no_key_of_the_ledger_is_written_twice():
+    keys = re.findall(r"^([\w.]+):", text("chapters/facts.yml"), re.MULTILINE)
+    assert sorted(keys) == sorted(FACTS)
+
+
+def test_every_fact_is_shown_once_on_its_page():
+    prefixes = " ".join(re.findall(r"\{facts-(?:table|grid)\} (.+)", text("facts.md"))).split()
+    for key in FACTS:
+        assert sum(f"{key}.".startswith(f"{prefix}.") for prefix in prefixes) == 1, key
+
+
+@pytest.mark.parametrize(
+    ("shown", "value"),
+    [
+        ("124,439,808", 124439808),
+        ("124439808", 124439808),
+        ("124 million", 124439808),
+        ("about 1.56 billion parameters", 1557611200),
+        ("63.24%", 63.24),
+        ("63.2", 63.24),
+        ("−1", -1),
+        ("5 BLEU", 5),
+        ("gelu", "GELU"),
+        ("30 to 50", "30 to 50"),
+    ],
+)
+def test_a_quotation_may_format_and_round_the_ledger(shown, value):
+    assert book_facts.agrees(shown, value)
+
+
+@pytest.mark.parametrize(
+    ("shown", "value"),
+    [
+        ("124,439,809", 124439808),
+        ("125 million", 124439808),
+        ("2 billion", 1557611200),
+        ("124", 124439808),
+        ("63.3", 63.24),
+        ("63.240001", 63.24),
+        ("1", -1),
+        ("6", 5.5),
+        ("ReLU", "GELU"),
+        ("many", 5),
+        ("5 of 8", 5),
+    ],
+)
+def test_a_quotation_may_not_differ_from_the_ledger(shown, value):
+    assert not book_facts.agrees(shown, value)
+
+
+def test_the_counts_of_the_ledger_are_those_of_the_library():
+    from gpt2lib.config import GPTConfig
+
+    for size, name in {"small": "", "medium": "-medium", "large": "-large", "xl": "-xl"}.items():
+        config = GPTConfig.named(f"gpt2{name}")
+        for field in ("n_layer", "n_embd", "n_head"):
+            assert getattr(config, field) == FACTS[f"gpt2.{size}.{field}"]["value"]
+        assert config.n_params() == FACTS[f"gpt2.{size}.n_params"]["value"]
+        old = GPTConfig.named(f"gpt2{name}", vocab_size=FACTS["gpt1.vocab_size"]["value"])
+        label = FACTS[f"gpt2.{size}.label"]["value"]
+        millions = FACTS[f"gpt2.with_gpt1_vocab.{label}"]["value"]
+        assert round(old.n_params() / 1e6, 2) == millions and f"{millions:.0f}M" == label
+
+
+# Exercises and questions -------------------------------------------------------------------
+
+
+def test_an_exercise_is_read_from_its_notebook(tmp_path):
+    folder = tmp_path / "07_language_models"
+    folder.mkdir()
+    fold = "<details><summary>Hint</summary>\n\nLook.\n\n</details>"
+    about = {"name": "my_x", "difficulty": 2, "importance": 3, "minutes": 4}
+    code = "def my_x():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION"
+    cells = [
+        {"source": ["## Find $x$\n", "\nDo.\n\n", fold], "metadata": {"exercise": about}},
+        {"source": [code], "metadata": {"nbgrader": {"solution": True}}},
+        {"source": ["Why."], "metadata": {"tags": ["discussion"]}},
+    ]
+    path = folder / "problems.ipynb"
+    path.write_text(json.dumps({"cells": cells}))
+    (problem,) = book_problems.read(path)
+    assert (problem.number, problem.title, problem.statement) == ("7.1", "Find $x$", "Do.")
+    assert problem.folds == [("Hint", "Look.")] and problem.discussion == "Why."
+    assert problem.solution == "def my_x():\n    return 1"
+
+
+@pytest.mark.parametrize("path", QUESTIONS, ids=lambda path: path.stem)
+def test_a_quiz_keeps_to_its_format_and_links_into_its_chapter(path):
+    questions = book_quiz.read(path)
+    chapter = text(f"chapters/{path.stem}.ipynb")
+    places = [[o["right"] for o in question["options"]].index(True) for question in questions]
+    assert len(set(places)) > 1, "the right option stands at the same place each time"
+    for question in questions:
+        assert f"({question['link']})=" in chapter, question["link"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda quiz: quiz.pop(), "list of 5"),
+        (lambda quiz: quiz[1].pop("link"), "question, link and options"),
+        (lambda quiz: quiz[1]["options"].pop(), "3 to 5 options"),
+        (lambda quiz: quiz[1]["options"][0].update(right=False), "exactly one"),
+        (lambda quiz: quiz[1]["options"][1].update(right=True), "exactly one"),
+    ],
+)
+def test_a_quiz_that_breaks_the_format_is_refused(tmp_path, change, said):
+    options = [{"text": "a", "right": i == 0, "why": "b"} for i in range(3)]
+    quiz = [{"question": "?", "link": "x", "options": [dict(o) for o in options]} for _ in range(5)]
+    path = tmp_path / "quiz.yml"
+    path.write_text(yaml.safe_dump(quiz))
+    assert len(book_quiz.read(path)) == 5
+    change(quiz)
+    path.write_text(yaml.safe_dump(quiz))
+    with pytest.raises(ValueError, match=said):
+        book_quiz.read(path)
+
+
+# Pages ---------------------------------------------------------------------------------------
+
+
+def test_every_chapter_is_in_the_contents_and_has_exercises_and_a_quiz():
+    parts = yaml.safe_load(text("_toc.yml"))["parts"]
+    listed = {chapter["file"] for part in parts for chapter in part["chapters"]}
+    for path in CHAPTERS:
+        assert f"chapters/{path.stem}" in listed
+        assert (ROOT / f"exercises/{path.stem}/problems.ipynb").is_file()
+        assert (ROOT / f"questions/{path.stem}.yml").is_file()
+
+
+def test_every_exercise_stands_in_its_chapter_and_every_chapter_has_its_quiz():
+    for path in CHAPTERS:
+        chapter = path.read_text(encoding="utf-8")
+        assert f"{{quiz}} {path.stem}" in chapter
+        for problem in book_problems.read(ROOT / f"exercises/{path.stem}/problems.ipynb"):
+            assert f"{{problem}} {path.stem}/{problem.name}" in chapter
+
+
+def test_the_map_of_the_model_leads_to_every_chapter():
+    links = {
+        a.get("href").removeprefix("doc:chapters/") for a in ET.parse(MAP).iter() if a.get("href")
+    }
+    assert {path.stem for path in CHAPTERS} <= links
+
+
+def test_every_module_is_on_the_page_of_the_library():
+    described = set(re.findall(r"automodule:: gpt2lib\.(\w+)", text("api.md")))
+    modules = {path.stem for path in ROOT.glob("gpt2lib/*.py")} - {"__init__", "__main__"}
+    assert described == modules
+
+
+def test_the_glossary_is_in_order_and_no_term_stands_twice():
+    terms = re.findall(r"^(\w.*)$", text("glossary.md").partition("{glossary}\n")[2], re.MULTILINE)
+    folded = [term.lower() for term in terms]
+    assert len(terms) > 60 and folded == sorted(set(folded))
+
+
+# The look ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("_static/*.*")), ids=lambda path: path.name)
+def test_nothing_of_the_look_comes_from_another_host(path):
+    addresses = set(re.findall(r"https?://[^\s\"')]+", path.read_text(encoding="utf-8")))
+    assert addresses <= {"http://www.w3.org/2000/svg"}
+
+
+def by_night(rgb):
+    """What book.css's invert(.88) hue-rotate(180deg) makes of a colour, channels 0 to 1."""
+    inverted = np.asarray(rgb) * 0.12 + (1 - np.asarray(rgb)) * 0.88
+    luma = np.tile([0.213, 0.715, 0.072], (3, 1))  # hue-rotate(180deg). Source: Filter Effects 1
+    return ((2 * luma - np.eye(3)) @ inverted).clip(0, 1)
+
+
+def contrast(one, other):
+    """How well two colours tell apart, 1 to 21. Source: WCAG 2.1, relative luminance."""
+    rgb = np.array([one, other])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    low, high = sorted(linear @ [0.2126, 0.7152, 0.0722])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_lines_and_letters_of_figures_can_be_seen_by_day_and_by_night():
+    rc = matplotlib.rc_params_from_file(ROOT / "chapters/matplotlibrc", use_default_template=False)
+    assert {rc["figure.facecolor"], rc["axes.facecolor"], rc["savefig.facecolor"]} == {"none"}
+    lines = rc["axes.prop_cycle"].by_key()["color"]
+    for least, colours in ((3, lines), (4.5, [rc["text.color"], rc["axes.labelcolor"]])):
+        for colour in colours:
+            rgb = matplotlib.colors.to_rgb(colour)
+            assert contrast(rgb, np.array(LIGHT) / 255) >= least, colour
+            assert contrast(by_night(rgb), np.array(DARK) / 255) >= least, colour
+
+
+def test_the_night_that_is_tested_is_the_one_that_is_built():
+    css = text("_static/book.css")
+    assert "filter: invert(.88) hue-rotate(180deg)" in css
+    for ground in (LIGHT, DARK):
+        assert "--pst-color-background: #{:02x}{:02x}{:02x};".format(*ground) in css
