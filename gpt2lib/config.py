@@ -84,12 +84,12 @@ class TrainConfig:
     Built in the chapter on pretraining.
     """
 
-    steps: int = 1000  # updates of the weights
-    batch_size: int = 16  # sequences a forward pass
+    steps: int = 1500  # updates of the weights
+    batch_size: int = 8  # sequences a forward pass
     accumulation: int = 1  # forward passes an update; their gradients are averaged
     optimizer: Literal["muon", "adamw"] = "muon"
-    lr: float = 3e-3  # peak learning rate of AdamW
-    muon_lr: float = 2e-2  # peak learning rate of Muon, on the matrices of the blocks
+    lr: float = 6e-3  # peak learning rate of AdamW
+    muon_lr: float = 3e-2  # peak learning rate of Muon, on the matrices of the blocks
     warmup: int = 50  # steps over which the learning rate rises from 0
     schedule: Literal["linear", "cosine"] = "linear"
     lr_floor: float = 0.0  # the schedule ends at this fraction of the peak
