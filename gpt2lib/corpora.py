@@ -10,6 +10,7 @@ import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from http.client import HTTPException
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -91,12 +92,12 @@ def corpus(
     if name in DOWNLOADS:
         return Corpus(name, partial(_text_files, _fetch(name)))
     path = Path(name)
-    if not path.exists():
+    if not str(name) or not path.exists():
         raise ValueError(
             f"a corpus is one of storyworld, python, {', '.join(DOWNLOADS)}, or the path of a text "
             f"file or a folder: got {str(name)!r}, and there is no such path."
         )
-    return Corpus(path.name, partial(_text_files, path))
+    return Corpus(path.resolve().name, partial(_text_files, path))
 
 
 def cache_folder() -> Path:
@@ -164,7 +165,7 @@ def _fetch(name: str) -> Path:
                     bar.update(file.write(chunk))
             if digest.hexdigest() != source.sha256:
                 raise OSError(f"what came has the SHA-256 {digest.hexdigest()}")
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise FileNotFoundError(
             f"the corpus {name!r} could not be fetched from {source.address} ({error}). "
             f"Put the file there yourself, as {path} (SHA-256 {source.sha256}), "

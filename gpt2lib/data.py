@@ -59,10 +59,12 @@ def write_shard(path: str | Path, ids: Iterable, tokenizer: Tokenizer) -> int:
     with whole(path) as file:
         file.write(bytes(_HEADER.size))
         for chunk in [ids] if flat else ids:
-            chunk = np.asarray(chunk, dtype=None if len(chunk) else np.uint16)
+            chunk = np.asarray(chunk)
+            if chunk.size == 0:
+                continue
             if chunk.ndim != 1 or chunk.dtype.kind not in "iu":
                 raise ValueError(f"ids are whole numbers in a row: got {chunk!r:.80}.")
-            if chunk.size and not 0 <= chunk.min() <= chunk.max() < n_vocab:
+            if not 0 <= chunk.min() <= chunk.max() < n_vocab:
                 raise ValueError(
                     f"token ids must be 0 to n_vocab-1={n_vocab - 1}: got {chunk.min()} to "
                     f"{chunk.max()}. Were they made by another tokenizer?"
@@ -152,9 +154,10 @@ def batches(
             f"{block_size + 1} tokens: it has {len(tokens)}. Use a smaller block_size or more text."
         )
     if align == "document":
-        bounds = _bounds(tokens, eot).tolist()
+        bounds = _bounds(tokens, eot)
         ring = np.asarray(tokens)[:-1]  # the eot at the end is the one at the beginning
-        cut = partial(_cut_at_documents, bounds + [len(ring) + b for b in bounds[1:]], block_size)
+        twice = memoryview(np.concatenate([bounds, bounds[1:] + len(ring)]))
+        cut = partial(_cut_at_documents, twice, block_size)
     else:
         ring = np.asarray(tokens)
         cut = partial(_cut_anywhere, len(tokens), block_size)
@@ -188,7 +191,7 @@ def _cut_anywhere(n: int, T: int, rng: np.random.Generator) -> np.ndarray:
     return np.arange(rng.integers(min(T, n - T)), n - T, T)
 
 
-def _cut_at_documents(bounds: list[int], T: int, rng: np.random.Generator) -> np.ndarray:
+def _cut_at_documents(bounds: memoryview, T: int, rng: np.random.Generator) -> np.ndarray:
     """Where the windows of an epoch begin. bounds: the places of eot, twice around the ring."""
     half = len(bounds) // 2
     at = bounds[rng.integers(half)]
@@ -221,21 +224,19 @@ def whole_documents(
             f"a document must fit block_size={block_size}: number {lengths.argmax()} has "
             f"{lengths.max()} tokens with its eot. Use a larger block_size, or batches."
         )
-    spans = pairwise(bounds.tolist())
-    return iter(lambda: _rows(tokens, list(islice(spans, batch_size)), eot, device), None)
+    return _rows(tokens, pairwise(bounds.tolist()), eot, batch_size, device)
 
 
-def _rows(tokens, spans, eot, device) -> tuple[Tensor, Tensor] | None:
-    if not spans:
-        return None
-    T = max(end - begin for begin, end in spans)
-    idx = torch.full((len(spans), T), eot)
-    targets = torch.full((len(spans), T), -1)
-    for row, (begin, end) in enumerate(spans):
-        document = torch.from_numpy(tokens[begin : end + 1].astype(np.int64))
-        idx[row, : end - begin] = document[:-1]
-        targets[row, : end - begin] = document[1:]
-    return idx.to(device), targets.to(device)
+def _rows(tokens, spans, eot, batch_size, device) -> Iterator[tuple[Tensor, Tensor]]:
+    while some := list(islice(spans, batch_size)):
+        T = max(end - begin for begin, end in some)
+        idx = torch.full((len(some), T), eot)
+        targets = torch.full((len(some), T), -1)
+        for row, (begin, end) in enumerate(some):
+            document = torch.from_numpy(tokens[begin : end + 1].astype(np.int64))
+            idx[row, : end - begin] = document[:-1]
+            targets[row, : end - begin] = document[1:]
+        yield idx.to(device), targets.to(device)
 
 
 def _bounds(tokens: np.ndarray, eot: int | None) -> np.ndarray:
