@@ -111,7 +111,10 @@ def serve(port="8000"):
     if status:
         return status
     print("Serving http://localhost:{}/ until Ctrl-C.".format(port), flush=True)
-    return run("-m", "http.server", port, "--bind", "127.0.0.1", "--directory", str(HTML))
+    status = run("-m", "http.server", port, "--bind", "127.0.0.1", "--directory", str(HTML))
+    if status:
+        print("Is port {} taken? Try another: make serve ARGS=8080".format(port))
+    return status
 
 
 def test(*stages):
