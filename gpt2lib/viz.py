@@ -12,10 +12,10 @@ from matplotlib.colors import LinearSegmentedColormap
 
 INK = "#1f2933"
 FAINT = "#68737f"
-BLUE, ORANGE, GREEN, PURPLE = COLOURS = "#0072b2", "#d55e00", "#00795a", "#a3478a"
+BLUE, ORANGE, GREEN, PURPLE = COLOURS = "#0072b2", "#d55e00", "#00573f", "#a3478a"
 # Source: Okabe and Ito 2008, green and purple darkened to be read as text on white.
 WEIGHTS = LinearSegmentedColormap.from_list("weights", ["#0072b200", "#0072b2", "#00324f"])
-WIDTH = 6.4  # inches; at 700 pixels of text a 10-point letter is then 10 points tall
+WIDTH = 5.6  # inches: within the text on a screen, and still legible shrunk to a phone
 
 
 def attention_map(weights, rows, columns=None, ax: Axes | None = None) -> Axes:
@@ -49,6 +49,7 @@ def attention_map(weights, rows, columns=None, ax: Axes | None = None) -> Axes:
     ax.set_xticks(np.arange(S) + 0.5, columns, rotation=90 if upright else 0)
     ax.xaxis.tick_top()
     ax.xaxis.set_label_position("top")
+    ax.xaxis.labelpad = 8
     ax.tick_params(length=0, colors=INK)
     ax.spines[:].set_visible(False)
     ax.set(xlim=(0, S), ylim=(T, 0), xlabel="is looked at (key)", ylabel="looks (query)")
@@ -85,7 +86,7 @@ def loss_curve(
     return ax
 
 
-def surprisal(pieces, nats, ax: Axes | None = None, oracle=None, line=64) -> Axes:
+def surprisal(pieces, nats, ax: Axes | None = None, oracle=None, line=56) -> Axes:
     """Draw how surprised a model is by each piece of a text, as bars above the running text.
 
     pieces: N words or tokens. nats: (N,), −log p of each piece given all before it.
