@@ -5,7 +5,8 @@
 * MathJax comes from the package sphinx-mathjax-offline: of its 21 MB the 2 MB that the
   HTML output needs, copied after the build (a script in a static folder would become a
   <script> of every page).
-* Figures and equations are numbered by chapter: Fig. 7.2 is the second of chapter 7.
+* The titles of chapters, their figures and equations carry the chapter's number, which is
+  that of the file: Fig. 7.2 is the second of chapters/07_….
 * Docstrings are read as plain text, in which an indented block is an example.
 * {drawing} file.svg puts an SVG into the page. A link in it to "doc:chapters/01_name"
   leads to that page, or is no link where the book has no such page yet.
@@ -17,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective
 
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")
@@ -71,18 +73,25 @@ def skip_fields(app, what, name, obj, skip, options):
     return True if (getattr(obj, "__doc__", "") or "").startswith("Alias for field") else None
 
 
+class NumberTitle(SphinxTransform):
+    """Put the chapter's number before its title: 7 · Language models."""
+
+    default_priority = 20  # before anything reads the title
+
+    def apply(self):
+        chapter = CHAPTER.match(self.env.docname)
+        title = next(self.document.findall(nodes.title), None)
+        if chapter and title is not None:
+            title.insert(0, nodes.Text(f"{int(chapter[1])} · "))
+
+
 def number_by_chapter(app, env):
-    """Replace Sphinx's running numbers by (chapter, position); tells Sphinx which pages changed."""
-    changed = []
+    """Replace Sphinx's running numbers of figures and equations by (chapter, position)."""
     for docname, kinds in env.toc_fignumbers.items():
-        chapter = CHAPTER.match(docname)
-        if not chapter:
-            continue
-        for kind, numbers in kinds.items():
-            ids = list(numbers)  # in the order of the page
-            kinds[kind] = {name: (int(chapter[1]), i) for i, name in enumerate(ids, 1)}
-        changed.append(docname)
-    return changed
+        if chapter := CHAPTER.match(docname):
+            for kind, numbers in kinds.items():  # each in the order of the page
+                kinds[kind] = {name: (int(chapter[1]), i) for i, name in enumerate(numbers, 1)}
+    return []
 
 
 class Drawing(SphinxDirective):
@@ -106,6 +115,7 @@ class Drawing(SphinxDirective):
 
 def setup(app):
     app.add_directive("drawing", Drawing)
+    app.add_transform(NumberTitle)
     app.connect("autodoc-process-docstring", read_plainly)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("config-inited", use_local_mathjax)
