@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 from tqdm import tqdm
-from tyro.conf import OmitArgPrefixes, Positional, subcommand
+from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 import gpt2lib
 from gpt2lib import checkpoint, corpora, data, run
@@ -24,6 +24,11 @@ from gpt2lib.generate import stream
 from gpt2lib.storyworld import World
 from gpt2lib.tokenizer import Tokenizer
 from gpt2lib.train import TrainingDiverged, uses_bf16
+
+Folder = Annotated[Path | None, arg(metavar="PATH")]
+Count = Annotated[int | None, arg(metavar="INT")]
+TOKENS = arg(help="What to read, as gpt2lib data prepares it.")
+RECIPE = arg(help="How to train: by default the fast recipe for a small model; see --paper.")
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Data:
     """
 
     corpus: str = "storyworld"  # storyworld, python, shakespeare, or the path of a file or folder
-    out: Path | None = None  # the folder to write to; if not given, out/<corpus>
+    out: Folder = None  # the folder to write to; if not given, out/<corpus>
     tokenizer: str = "train"  # train (a new one), gpt2 (GPT-2's own), or the path of a saved one
     vocab_size: int = 1024  # of a new tokenizer
     stories: int = 20_000  # how many stories of storyworld
@@ -50,9 +55,9 @@ class Data:
     def prepare(self) -> tuple[Tokenizer, dict]:
         """Write what is not there yet; return the tokenizer, and the tokens by split."""
         about = (self.corpus, self.tokenizer, self.vocab_size, self.stories)
-        print(f"tokens of {self.corpus} → {self.folder}", end=" ", flush=True)
-        new = run.prepare(self.folder, *about, overwrite=self.overwrite)
-        print("" if new else "(there already)")
+        print(f"tokens of {self.corpus} in {self.folder}", flush=True)
+        if not run.prepare(self.folder, *about, overwrite=self.overwrite):
+            print("  were there already")
         tokenizer = Tokenizer.load(self.folder / "tokenizer.json")
         paths = {split: self.folder / f"{split}.bin" for split in ("train", "valid")}
         return tokenizer, {split: data.read_shard(p, tokenizer) for split, p in paths.items()}
@@ -76,8 +81,10 @@ class TrainTokenizer:
 
     corpus: str = "storyworld"  # what to train on: a corpus by name, or a path
     vocab_size: int = 1024
-    out: Path | None = None  # the file to save to
-    load: str | None = None  # look at this one instead of training: gpt2, or a path
+    out: Folder = None  # the file to save to
+    load: Annotated[str | None, arg(metavar="STR")] = (
+        None  # look at this one instead of training: gpt2, or a path
+    )
     show: str = "Once there was a painter named Mia."  # a text to cut into tokens
 
     def __call__(self) -> int:
@@ -116,10 +123,10 @@ class Pretrain:
     On Storyworld the loss is held against the exact floor that no model can pass.
     """
 
-    data: OmitArgPrefixes[Data] = field(default_factory=Data)
-    resume: Path | None = None  # go on with the run in this folder, by its own settings
+    data: Annotated[OmitArgPrefixes[Data], TOKENS] = field(default_factory=Data)
+    resume: Folder = None  # go on with the run in this folder, by its own settings
     size: str = "small"  # tiny, small, gpt2, gpt2-medium, gpt2-large or gpt2-xl
-    block_size: int | None = None  # the longest sequence, in tokens; if not given, the size's own
+    block_size: Count = None  # the longest sequence, in tokens; if not given, the size's own
     dropout: float = 0.0
     align: Literal["auto", "any", "document"] = "auto"  # where training sequences begin
     device: str = "auto"  # auto: cuda, else mps, else cpu
@@ -127,7 +134,7 @@ class Pretrain:
     eval_batches: int = 50  # held-out batches in the last evaluation; before it, an eighth of them
     samples: int = 16  # texts to write at the end
     paper: bool = False  # by default the recipe of the GPT papers, not the fast one
-    train: OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    train: Annotated[OmitArgPrefixes[TrainConfig], RECIPE] = field(default_factory=TrainConfig)
 
     def __call__(self) -> int:
         if self.resume:
@@ -232,8 +239,10 @@ class Sample:
     n: int = 1  # how many texts
     max_new_tokens: int = 250  # a text also ends where the model ends it
     temperature: float = 1.0  # 0 takes the likeliest token; under 1 plays safe, over 1 dares
-    top_k: int | None = None  # draw from so many likeliest tokens only
-    top_p: float | None = None  # draw from the likeliest tokens that add up to this
+    top_k: Count = None  # draw from so many likeliest tokens only
+    top_p: Annotated[float | None, arg(metavar="FLOAT")] = (
+        None  # draw from the likeliest tokens that add up to this
+    )
     seed: int = 1337
     device: str = "auto"
 

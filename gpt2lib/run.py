@@ -198,6 +198,7 @@ class Run:
         smooth = losses[:n].reshape(-1, each).mean(1)
         beside = {"floor": found.get("floor"), "baselines": {"bigram": found["bigram"]}}
         ax = viz.loss_curve(steps[each - 1 : n : each], smooth, label="training", **beside)
+        ax.set_ylim(top=max(1.6 * found["bigram"], 1.1 * smooth[-1]))  # the first steps fall fast
         viz.loss_curve(*self.log.curve("valid_loss"), ax=ax, label="held out")
         ax.figure.savefig(self.folder / "loss.svg", facecolor="white")
         return self.folder / "loss.svg"

@@ -1,0 +1,299 @@
+"""gpt2lib.cli and gpt2lib.run: a run can be made, stopped, killed, resumed, sampled from."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from gpt2lib import checkpoint, cli, run
+from gpt2lib.config import TrainConfig
+from gpt2lib.storyworld import World
+from gpt2lib.tokenizer import Tokenizer
+
+torch.set_num_threads(1)
+TINY = (
+    *("pretrain", "--stories", "60", "--size", "tiny", "--block-size", "256", "--batch-size", "2"),
+    *("--steps", "12", "--warmup", "2", "--eval-every", "4", "--eval-batches", "1"),
+    *("--samples", "1", "--device", "cpu", "--dropout", "0.1"),
+)
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    yield
+    plt.close("all")
+
+
+def gpt2lib(*args):
+    """Run a command in this process; its exit status."""
+    with pytest.raises(SystemExit) as done:
+        cli.main([str(arg) for arg in args])
+    return done.value.code or 0
+
+
+def losses(folder):
+    """What the log tells that does not depend on time: {step: (loss, grad_norm)}, {step: valid}."""
+    entries = [json.loads(line) for line in Path(folder, "log.jsonl").read_text().splitlines()]
+    trained = {e["step"]: (e["loss"], e["lr"], e["grad_norm"]) for e in entries if "loss" in e}
+    return trained, {e["step"]: e["valid_loss"] for e in entries if "valid_loss" in e}
+
+
+def weights(folder):
+    return checkpoint.load(Path(folder, "last.ckpt"))["weights"]
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_ends_with_its_loss_over_the_floor_a_sample_and_a_picture(capsys):
+    assert gpt2lib(*TINY) == 0
+    folder = Path("out/storyworld")
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "data.json", "tokenizer.json", "train.bin", "valid.bin", "log.jsonl"),
+        *("last.ckpt", "best.ckpt", "sample.txt", "loss.svg"),
+    }
+    said = capsys.readouterr().out
+    for word in ("the floor", "bigram", "unigram", "bits a byte", "% of 1 samples", "loss.svg"):
+        assert word in said
+    trained, valid = losses(folder)
+    assert list(trained) == list(range(1, 13)) and list(valid) == [4, 8, 12]
+    assert trained[12][0] < trained[1][0]
+    state = checkpoint.load(folder / "best.ckpt")
+    assert state["step"] == min(valid, key=valid.get) and not state["optimizers"]
+    assert (folder / "loss.svg").read_text().startswith("<?xml")
+
+
+def test_the_floor_that_is_told_is_that_of_the_stories_held_out():
+    assert gpt2lib(*TINY) == 0
+    tokenizer = Tokenizer.load("out/storyworld/tokenizer.json")
+    changes = {"dropout": 0.1, "block_size": 256}
+    made = run.Run(Path("out/storyworld"), "storyworld", TrainConfig(), "cpu", "tiny", **changes)
+    found = made.report(list(made.held_out))
+    stories = World(0).stories(60)[9::10]
+    assert found["floor"] == World(0).floor(tokenizer, stories).nats_per_token
+    assert found["tokens"] == sum(len(ids) + 1 for ids in tokenizer.encode_batch(stories))
+    assert found["floor"] < found["bigram"] < found["unigram"]
+
+
+def test_the_same_command_twice_gives_the_same_weights():
+    assert gpt2lib(*TINY) == 0
+    assert gpt2lib(*TINY, "--out", "again") == 0
+    assert equal(weights("out/storyworld"), weights("again"))
+    assert losses("out/storyworld") == losses("again")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_resume_and_the_resumed_run_is_the_uninterrupted_one(
+    capsys, monkeypatch, number
+):
+    assert gpt2lib(*TINY, "--out", "whole", "--accumulation", 2) == 0
+    write = run.Log.write
+
+    def interrupting(log, entry):
+        write(log, entry)
+        if entry["step"] == 6 and "loss" in entry:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Log, "write", interrupting)
+        assert gpt2lib(*TINY, "--out", "cut", "--accumulation", 2) == 128 + number
+    said = capsys.readouterr().out
+    assert "after update 6, saved" in said and "gpt2lib pretrain --resume cut" in said
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    torch.manual_seed(0)  # a new process starts from other random numbers
+    assert gpt2lib("pretrain", "--resume", "cut") == 0
+    assert losses("cut") == losses("whole")
+    assert equal(weights("cut"), weights("whole"))
+    assert Path("cut/sample.txt").read_text() == Path("whole/sample.txt").read_text()
+
+
+def test_a_killed_process_resumes_to_the_same_weights_bit_for_bit():
+    assert gpt2lib(*TINY, "--steps", 30, "--out", "whole") == 0
+    env = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "gpt2lib", *TINY, "--steps", "30", "--out", "cut"]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+    log = Path("cut/log.jsonl")
+    while process.poll() is None and not (log.exists() and log.read_text().count("\n") > 9):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    assert checkpoint.load("cut/last.ckpt")["step"] < 30
+    assert gpt2lib("pretrain", "--resume", "cut") == 0
+    assert equal(weights("cut"), weights("whole"))
+    assert losses("cut") == losses("whole")
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Run, "evaluate", killed)
+        with pytest.raises(Killed):
+            cli.main(list(TINY))
+    Path("out/storyworld/last.ckpt.123.part").write_text("half")
+    with Path("out/storyworld/log.jsonl").open("a") as log:
+        log.write('{"step": 5, "lo')
+    assert gpt2lib("pretrain", "--resume", "out/storyworld") == 0
+    assert not list(Path("out/storyworld").glob("*.part"))
+    assert list(losses("out/storyworld")[0]) == list(range(1, 13))
+
+
+def test_a_finished_run_that_is_resumed_tells_its_results_again(capsys):
+    assert gpt2lib(*TINY) == 0
+    before, _ = capsys.readouterr().out, (saved := weights("out/storyworld"))
+    assert gpt2lib("pretrain", "--resume", "out/storyworld") == 0
+    after = capsys.readouterr().out
+    assert before[before.index("nats a token:") :] == after[after.index("nats a token:") :]
+    assert equal(saved, weights("out/storyworld"))
+
+
+def test_a_run_is_not_overwritten_unasked(capsys):
+    assert gpt2lib(*TINY) == 0
+    saved = weights("out/storyworld")
+    assert gpt2lib(*TINY, "--seed", 2) == 2
+    said = capsys.readouterr().err
+    assert "--resume out/storyworld" in said and "--out" in said and "--overwrite" in said
+    assert equal(saved, weights("out/storyworld"))
+    assert gpt2lib(*TINY, "--seed", 2, "--overwrite") == 0
+    assert not equal(saved, weights("out/storyworld"))
+    assert list(losses("out/storyworld")[0]) == list(range(1, 13))
+
+
+def test_pretrain_goes_on_from_what_data_prepared(capsys):
+    assert gpt2lib("data", "--stories", 60) == 0
+    shard = Path("out/storyworld/train.bin")
+    before = shard.stat().st_mtime_ns
+    said = capsys.readouterr().out
+    assert "train" in said and "valid" in said and "bytes a token" in said
+    assert gpt2lib(*TINY) == 0
+    assert shard.stat().st_mtime_ns == before
+    assert gpt2lib(*TINY, "--overwrite", "--vocab-size", 600) == 0
+    assert Tokenizer.load("out/storyworld/tokenizer.json").n_vocab == 600
+    assert gpt2lib("data", "--stories", 61) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_your_own_file_is_a_corpus_with_its_loss_in_bits_a_byte(capsys):
+    Path("my.txt").write_text("The cat sat on the mat. A dog ran.\n" * 200, encoding="utf-8")
+    assert gpt2lib(*TINY, "--corpus", "my.txt", "--vocab-size", 270, "--block-size", 16) == 0
+    said = capsys.readouterr().out
+    assert "bits a byte" in said and "floor" not in said
+    assert Path("out/my/loss.svg").exists()
+    assert gpt2lib("sample", "out/my", "--prompt", "The", "--max-new-tokens", 5) == 0
+    assert capsys.readouterr().out.startswith("The")
+
+
+def test_samples_repeat_with_their_seed_and_follow_their_prompt(capsys):
+    assert gpt2lib(*TINY) == 0
+    texts = []
+    for seed in (1, 1, 2):
+        capsys.readouterr()
+        args = ("sample", "--prompt", "Once there", "--n", 2, "--max-new-tokens", 9, "--seed", seed)
+        assert gpt2lib(*args) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].count("Once there") == 2
+    assert gpt2lib("sample", "--temperature", 0, "--top-k", 3, "--top-p", 0.5) == 0
+
+
+def test_a_tokenizer_is_trained_saved_and_shown(capsys):
+    Path("my.txt").write_text("The cat sat on the mat. " * 100, encoding="utf-8")
+    args = ("tokenizer", "--corpus", "my.txt", "--vocab-size", 270, "--out", "t.json")
+    assert gpt2lib(*args) == 0
+    assert Tokenizer.load("t.json").n_vocab <= 270
+    assert gpt2lib("tokenizer", "--load", "t.json", "--show", "The cat") == 0
+    assert "The· cat" in capsys.readouterr().out
+    assert gpt2lib("data", "--corpus", "my.txt", "--tokenizer", "t.json") == 0
+    assert Tokenizer.load("out/my/tokenizer.json").tokens == Tokenizer.load("t.json").tokens
+
+
+def test_paper_changes_the_defaults_and_flags_change_the_paper():
+    assert gpt2lib(*TINY, "--paper", "--lr", "0.5") == 0
+    config = checkpoint.load("out/storyworld/last.ckpt")["train_config"]
+    assert (config.optimizer, config.schedule, config.lr) == ("adamw", "cosine", 0.5)
+
+
+def test_info_tells_what_is_here(capsys, monkeypatch):
+    monkeypatch.setenv("GPT2LIB_CACHE", "some-cache")
+    assert gpt2lib("info") == 0
+    said = capsys.readouterr().out
+    for word in ("torch", "device", "training", "some-cache", "storyworld", "shakespeare"):
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (("pretrain", "--corpus", "nowhere.txt"), "no such path"),
+        (("pretrain", "--resume", "nowhere"), "holds no run"),
+        (("pretrain", "--resume", "nowhere", "--steps", "5"), "give it alone"),
+        (("pretrain", "--stories", "60", "--size", "huge"), "choose from"),
+        (("pretrain", "--stories", "60", "--device", "abacus"), "'abacus' is not to be had"),
+        (("pretrain", "--stories", "60", "--block-size", "16"), "must fit block_size=16"),
+        (("pretrain", "--stories", "60", "--vocab-size", "7"), "vocab_size must be at least 257"),
+        (("pretrain", "--steps", "0"), "steps must be a whole number"),
+        (("sample", "nowhere"), "holds no run"),
+        (("tokenizer", "--load", "nowhere.json"), "nowhere.json"),
+    ],
+)
+def test_a_mistake_is_told_in_a_sentence_with_status_2(args, words, capsys):
+    assert gpt2lib(*args) == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert words in said and "Traceback" not in said
+
+
+def test_without_network_and_cache_a_corpus_says_what_to_do(capsys, monkeypatch):
+    def offline(*_args, **_keywords):
+        raise OSError("no network")
+
+    monkeypatch.setenv("GPT2LIB_CACHE", "empty")
+    monkeypatch.setattr("gpt2lib.corpora.urlopen", offline)
+    assert gpt2lib("pretrain", "--corpus", "shakespeare") == 2
+    said = capsys.readouterr().err
+    assert "https://" in said and "empty" in said and "storyworld" in said
+
+
+def test_a_changed_tokenizer_is_not_mistaken_for_the_runs_own(capsys):
+    assert gpt2lib(*TINY) == 0
+    Path("my.txt").write_text("The cat sat on the mat. " * 100, encoding="utf-8")
+    args = ("--corpus", "my.txt", "--vocab-size", 260, "--out", "out/storyworld/tokenizer.json")
+    assert gpt2lib("tokenizer", *args) == 0
+    assert gpt2lib("sample") == 2
+    assert "another tokenizer" in capsys.readouterr().err
+
+
+def test_settings_that_are_not_a_runs_are_refused(capsys):
+    assert gpt2lib(*TINY) == 0
+    path = Path("out/storyworld/config.json")
+    for content in ("", "[]", "{", '{"data": {}}', '{"data": {}, "train": {"depth": 3}}'):
+        path.write_text(content)
+        assert gpt2lib("pretrain", "--resume", "out/storyworld") == 2
+        assert "config.json" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_says_so_with_status_1(capsys):
+    assert gpt2lib(*TINY, "--lr", "1e30", "--clip", "0", "--precision", "float32") == 1
+    assert "Try half the learning rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["data", "tokenizer", "pretrain", "sample", "info"])
+def test_help_teaches_by_an_example(command, capsys):
+    assert gpt2lib(command, "--help") == 0
+    assert f"Example: gpt2lib {command}" in capsys.readouterr().out
