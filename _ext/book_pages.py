@@ -114,6 +114,7 @@ class Drawing(SphinxDirective):
 
 
 def setup(app):
+    app.setup_extension("sphinx.ext.autodoc")
     app.add_directive("drawing", Drawing)
     app.add_transform(NumberTitle)
     app.connect("autodoc-process-docstring", read_plainly)

@@ -8,7 +8,8 @@ teacher hands out with nbgrader. Its cells, in order:
   <details><summary>Hint</summary> … </details> and the same with "Pseudocode";
 * the solution (nbgrader: solution), its region between ### BEGIN SOLUTION and ### END SOLUTION;
 * the public check; * the hidden tests (nbgrader: grade, points);
-* markdown tagged "discussion", if there is one: what to learn from the solution.
+* markdown tagged "discussion", if there is one: what to learn from the solution. nbgrader
+  keeps it from students with TagRemovePreprocessor in NotebookExporter.preprocessors.
 
 {problem} 01_self_attention/my_attention shows statement, hint, pseudocode and solution, the
 last three folded, as Exercise 1.n; {ref}`problem-my_attention` links to it.

@@ -4,9 +4,11 @@ The build itself (-W -n) finds missing files, labels, terms and citations; here 
 does not see.
 """
 
+import io
 import json
 import re
 import sys
+import warnings
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -112,19 +114,21 @@ def test_the_counts_of_the_ledger_are_those_of_the_library():
 # Exercises and questions -------------------------------------------------------------------
 
 
+FOLD = "<details><summary>Hint</summary>\n\nLook.\n\n</details>"
+ABOUT = {"name": "my_x", "difficulty": 2, "importance": 3, "minutes": 4}
+CODE = "def my_x():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION"
+EXERCISE = [
+    {"source": ["## Find $x$\n", "\nDo.\n\n", FOLD], "metadata": {"exercise": ABOUT}},
+    {"source": [CODE], "metadata": {"nbgrader": {"solution": True}}},
+    {"source": ["Why."], "metadata": {"tags": ["discussion"]}},
+]
+
+
 def test_an_exercise_is_read_from_its_notebook(tmp_path):
     folder = tmp_path / "07_language_models"
     folder.mkdir()
-    fold = "<details><summary>Hint</summary>\n\nLook.\n\n</details>"
-    about = {"name": "my_x", "difficulty": 2, "importance": 3, "minutes": 4}
-    code = "def my_x():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION"
-    cells = [
-        {"source": ["## Find $x$\n", "\nDo.\n\n", fold], "metadata": {"exercise": about}},
-        {"source": [code], "metadata": {"nbgrader": {"solution": True}}},
-        {"source": ["Why."], "metadata": {"tags": ["discussion"]}},
-    ]
     path = folder / "problems.ipynb"
-    path.write_text(json.dumps({"cells": cells}))
+    path.write_text(json.dumps({"cells": EXERCISE}))
     (problem,) = book_problems.read(path)
     assert (problem.number, problem.title, problem.statement) == ("7.1", "Find $x$", "Do.")
     assert problem.folds == [("Hint", "Look.")] and problem.discussion == "Why."
@@ -161,6 +165,112 @@ def test_a_quiz_that_breaks_the_format_is_refused(tmp_path, change, said):
     path.write_text(yaml.safe_dump(quiz))
     with pytest.raises(ValueError, match=said):
         book_quiz.read(path)
+
+
+# Building ------------------------------------------------------------------------------------
+
+PAGE = """# Language models
+
+It has {fact}`124 million <gpt2.small.n_params>` parameters; see {ref}`problem-my_x`.
+
+(here)=
+## A section
+
+```{figure} drawing.svg
+:name: fig-x
+Claim.
+```
+
+{numref}`fig-x`
+
+```{problem} 07_test/my_x
+```
+
+```{quiz} 07_test
+```
+
+```{drawing} drawing.svg
+```
+"""
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Build a page of a small book, changed from PAGE; what Sphinx warns of, and the HTML."""
+    from sphinx.application import Sphinx
+
+    fact = 'gpt2.small.n_params: {value: 124439808, source: "radford2019"}\n'
+    links = "".join(f'<a href="doc:chapters/{n}"><g/></a>' for n in ("07_test", "08_later"))
+    option = {"text": "a", "why": "b"}
+    options = [{**option, "right": right} for right in (True, False, False)]
+    files = {
+        "chapters/facts.yml": fact,
+        "exercises/07_test/problems.ipynb": json.dumps({"cells": EXERCISE}),
+        "questions/07_test.yml": yaml.safe_dump(
+            [{"question": "?", "link": "here", "options": options}] * 5
+        ),
+        "chapters/drawing.svg": f'<svg xmlns="http://www.w3.org/2000/svg">{links}</svg>',
+        "facts.md": "# Facts\n\n```{facts-grid} gpt2.small\n```\n",
+        "problems.md": "# Problems\n\n```{problems-table}\n```\n",
+        "index.md": "# Book\n\n```{toctree}\nchapters/07_test\nfacts\nproblems\n```\n",
+        "references.bib": "@misc{radford2019, title={A}, author={B. Radford}, year={2019}}",
+        "bib.md": "---\norphan: true\n---\n# Bibliography\n\n```{bibliography}\n```\n",
+    }
+    settings = {
+        "extensions": [
+            "myst_parser", "sphinxcontrib.bibtex", "book_pages", "book_facts", "book_problems",
+            "book_quiz",
+        ],
+        "myst_enable_extensions": ["dollarmath"],
+        "bibtex_bibfiles": ["references.bib"],
+        "numfig": True,
+        "nitpicky": True,
+    }  # fmt: skip
+
+    def run(page=PAGE, **changed):
+        for name, content in {**files, "chapters/07_test.md": page, **changed}.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(content, encoding="utf-8")
+        said, out = io.StringIO(), tmp_path / "out"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Sphinx's own
+            app = Sphinx(
+                tmp_path, None, out, tmp_path / "doctrees", "html", settings, None, said,
+            )  # fmt: skip
+            app.build()
+        names = ("chapters/07_test", "facts", "problems")
+        return said.getvalue(), *(f"{(out / n).with_suffix('.html').read_text()}" for n in names)
+
+    return run
+
+
+def test_a_sound_book_is_built_without_a_warning_and_its_parts_find_each_other(build):
+    said, chapter, facts, problems = build()
+    assert said == ""
+    assert "7 · Language models" in chapter and "Fig. 7.1" in chapter
+    assert 'href="../facts.html#fact-gpt2-small-n-params"' in chapter
+    assert 'id="fact-gpt2-small-n-params">124,439,808<' in facts
+    assert "Exercise 7.1" in chapter and 'href="chapters/07_test.html#problem-my-x"' in problems
+    assert chapter.count("option right") == 5 and chapter.count("<summary>Hint</summary>") == 1
+    assert 'href="#here"' in chapter
+    assert 'href="#"' in chapter and "08_later" not in chapter, "only what exists is linked"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("124 million", "125 million", "which is right?"),
+        ("<gpt2.small.n_params>", "<gpt2.small.params>", "has no key"),
+        ("07_test/my_x", "07_test/my_y", "0 exercises named"),
+        ("07_test/my_x", "08_test/my_x", "there is no exercises/08_test"),
+        ("{quiz} 07_test", "{quiz} 08_test", "there is no questions/08_test.yml"),
+        ("(here)=", "(there)=", "undefined label"),
+        ("```{problem} 07_test/my_x\n```", "", "undefined label"),
+    ],
+)
+def test_a_page_that_says_what_is_not_so_stops_the_build(build, old, new, said):
+    assert old in PAGE
+    assert said in build(PAGE.replace(old, new))[0]
 
 
 # Pages ---------------------------------------------------------------------------------------

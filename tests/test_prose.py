@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT / "_ext"))
 import book_facts  # noqa: E402
 
 CHAPTERS = sorted(ROOT.glob("chapters/*.ipynb"))
-PAGES = sorted(path for path in ROOT.glob("*.md") if path.name not in ("README.md", "CHANGELOG.md"))
+TOC = (ROOT / "_toc.yml").read_text(encoding="utf-8")
+PAGES = sorted(path for path in ROOT.glob("*.md") if re.search(rf": {path.stem}$", TOC, re.M))
 
 NOT_PROSE = {"code", "code-block", "code-cell", "drawing", "eval-rst", "facts-grid", "facts-table"}
 NOT_PROSE |= {"bibliography", "image", "math", "problem", "problems-table", "quiz"}
