@@ -12,6 +12,7 @@ row on the facts page; it also reads well where roles are not known, as in Jupyt
 shown must agree with the ledger (see agrees), or the build stops.
 """
 
+import functools
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -28,19 +29,27 @@ NUMBER = re.compile(r"(\d{1,3}(?:[,\u202f\u00a0]\d{3})+|\d+)(\.\d+)?")
 
 def load(srcdir: str | Path) -> dict[str, dict]:
     """The ledger: {key: {"value": …, "unit": …, "source": …, "note": …}}."""
-    return yaml.safe_load((Path(srcdir) / "chapters/facts.yml").read_text(encoding="utf-8"))
+    path = Path(srcdir) / "chapters/facts.yml"
+    return _parse(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)  # a chapter quotes many facts
+def _parse(path, changed):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def agrees(shown: str, value: int | float | str) -> bool:
     """Does the text shown say the ledger's value?
 
-    A text must be the same, letter case aside. A number may carry thousands separators, a
+    A text must be the same, letter case aside. A number may be 6e-4, or may carry thousands separators, a
     scale ("124 million"), a % and words around it, and may be rounded to the digits shown
     if those are at least two: "124 million" says 124439808, "1 billion" does not say
     1557611200.
     """
     if isinstance(value, str):
-        return shown.split() == value.split() or shown.lower().split() == value.lower().split()
+        return shown.lower().split() == value.lower().split()
+    if re.fullmatch(r"[\d.]+e-?\d+", shown):
+        return Decimal(shown) == Decimal(str(value))
     found = list(NUMBER.finditer(shown))
     if len(found) != 1:
         return False

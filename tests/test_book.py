@@ -69,6 +69,7 @@ def test_every_fact_is_shown_once_on_its_page():
         ("63.2", 63.24),
         ("−1", -1),
         ("5 BLEU", 5),
+        ("6e-4", 0.0006),
         ("gelu", "GELU"),
         ("30 to 50", "30 to 50"),
     ],
@@ -90,6 +91,7 @@ def test_a_quotation_may_format_and_round_the_ledger(shown, value):
         ("6", 5.5),
         ("ReLU", "GELU"),
         ("many", 5),
+        ("6e-5", 0.0006),
         ("5 of 8", 5),
     ],
 )
