@@ -41,10 +41,10 @@ def _parse(path, changed):
 def agrees(shown: str, value: int | float | str) -> bool:
     """Does the text shown say the ledger's value?
 
-    A text must be the same, letter case aside. A number may be 6e-4, or may carry thousands separators, a
-    scale ("124 million"), a % and words around it, and may be rounded to the digits shown
-    if those are at least two: "124 million" says 124439808, "1 billion" does not say
-    1557611200.
+    A text must be the same, letter case aside. A number may be written 6e-4; or it may carry
+    thousands separators, a scale ("124 million"), a % and words around it, and be rounded to
+    the digits shown if those are at least two: "124 million" says 124439808, "1 billion"
+    does not say 1557611200.
     """
     if isinstance(value, str):
         return shown.lower().split() == value.lower().split()
