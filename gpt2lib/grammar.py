@@ -51,7 +51,8 @@ class Choice:
 
     options: phrases, or {phrase: weight}. values: what the program is sent for each phrase;
     the phrase itself where not given. A phrase may mark the word before [ ] with a fact that
-    it tells, as in " to Hugo[holder kite]": a reader can then see how long ago a fact was told.
+    it tells, as in " Hugo[holder kite]": a reader can then see how long ago a fact was told.
+    [now holder kite] marks a fact that changes here, so that nothing told before determines it.
     task: the kind of task whose answer this phrase is.
     """
 
@@ -234,16 +235,19 @@ class Grammar:
         thing = yield Choice(short + full, things * 2)
         n = thing.noun
         if verb in (" gave", " lent"):
-            owner = f"[owner {n}]" if verb == " gave" else ""
+            owner = f"[now owner {n}]" if verb == " gave" else ""
             others = [p for p in self.people if p is not who]
-            to = yield self.pick_person(others, f" to {{0}}[holder {n}]{owner}.")
+            to = yield self.pick_person(others, f" to {{0}}[now holder {n}]{owner}.")
             thing.hand(to, for_good=verb == " gave")
         elif verb == " borrowed":
             yield say(f" from {thing.holder.name}[holder {n}].")
             thing.hand(who)
         elif verb == " swapped":
-            form = " for {0}[holder {1}][owner {1}]'s {2}[holder {2}][owner {2}]."
-            other = yield Choice([form.format(t.holder.name, n, t.noun) for t in theirs], theirs)
+            marks = "[now holder {0}][now owner {0}]".format
+            other = yield Choice(
+                [f" for {t.holder.name}{marks(n)}'s {t.noun}{marks(t.noun)}." for t in theirs],
+                theirs,
+            )
             thing.hand(other.holder, for_good=True)
             other.hand(who, for_good=True)
         elif verb == " found":

@@ -128,8 +128,9 @@ class World:
         """Where a piece is certain because of something told earlier, and how long ago that was."""
         told, found = {}, []
         for i, (piece, _, facts, choice) in enumerate(self._read(text)):
-            for fact in facts:
-                if fact in told and len(choice.phrases) == 1:
+            for mark in facts:
+                fact = mark.removeprefix("now ")
+                if fact in told and fact == mark and len(choice.phrases) == 1:
                     found.append(Recall(i, i - told[fact], piece, fact.split()[0]))
                 told[fact] = i
         return found

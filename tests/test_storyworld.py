@@ -259,6 +259,18 @@ def test_recalls_are_certain_and_count_back_to_where_the_fact_was_told():
     assert all(distances[d] > 20 for d in range(4)), "near and far: 1 to 100 words"
 
 
+def test_what_changes_hands_is_told_and_not_recalled():
+    given = 0
+    for text in STORIES:
+        read = [piece for piece, _ in WORLD.surprisal(text)]
+        recalled = [recall.index for recall in WORLD.recall_positions(text)]
+        assert len(set(recalled)) == len(recalled), "one fact a piece"
+        before = ["".join(read[:i]) for i in recalled]
+        assert not any(re.search(r" (gave|lent) the [a-z ]+ to$", b) for b in before)
+        given += len(re.findall(r" (gave|lent) the ", text))
+    assert given > 100
+
+
 # ---------------------------------------------------------------- stories, as stories
 
 
