@@ -109,6 +109,7 @@ class Thing:
     place: str = ""
 
     def hand(self, to: Person, for_good: bool = False) -> None:
+        """Somebody has it now; for good, it is theirs."""
         self.holder = to
         self.owner = to if for_good else self.owner
 
@@ -175,6 +176,7 @@ class Grammar:
         yield say(".")
 
     def person(self) -> Script:
+        """Somebody whom nobody has named yet, by name."""
         known = [p.name for p in self.people]
         name = yield self.pick([n for n in NAMES if n not in known], " {0}[job {0}]")
         self.people.append(Person(name))
@@ -215,6 +217,7 @@ class Grammar:
         yield self.pick(PLACES, " {0}.")
 
     def newcomer(self) -> Script:
+        """Somebody who joins the story, with a job that nobody else has."""
         person = yield from self.person()
         person.job = yield self.pick(self.free_jobs(), ", the {0}.")
 
