@@ -19,14 +19,16 @@ from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 import gpt2lib
 from gpt2lib import checkpoint, corpora, data, run
-from gpt2lib.config import TrainConfig
+from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.generate import stream
 from gpt2lib.storyworld import World
 from gpt2lib.tokenizer import Tokenizer
 from gpt2lib.train import TrainingDiverged, uses_bf16
 
 Folder = Annotated[Path | None, arg(metavar="PATH")]
+Text = Annotated[str | None, arg(metavar="STR")]
 Count = Annotated[int | None, arg(metavar="INT")]
+Share = Annotated[float | None, arg(metavar="FLOAT")]
 TOKENS = arg(help="What to read, as gpt2lib data prepares it.")
 RECIPE = arg(help="How to train: by default the fast recipe for a small model; see --paper.")
 
@@ -82,9 +84,7 @@ class TrainTokenizer:
     corpus: str = "storyworld"  # what to train on: a corpus by name, or a path
     vocab_size: int = 1024
     out: Folder = None  # the file to save to
-    load: Annotated[str | None, arg(metavar="STR")] = (
-        None  # look at this one instead of training: gpt2, or a path
-    )
+    load: Text = None  # look at this one, do not train: gpt2, or a path
     show: str = "Once there was a painter named Mia."  # a text to cut into tokens
 
     def __call__(self) -> int:
@@ -98,10 +98,8 @@ class TrainTokenizer:
             print(f"{size / n:.2f} bytes a token on held-out text")
         print(f"{tokenizer.n_vocab:,} tokens, fingerprint {tokenizer.fingerprint[:12]}")
         longest = sorted(tokenizer.tokens, key=len, reverse=True)[:8]
-        print("longest:", *(repr(t.decode(errors="replace")) for t in longest))
-        print(
-            "first merges:", *(repr(t.decode(errors="replace")) for t in tokenizer.tokens[256:268])
-        )
+        for name, tokens in (("longest", longest), ("first merges", tokenizer.tokens[256:268])):
+            print(f"{name}:", *(repr(token.decode(errors="replace")) for token in tokens))
         ids = tokenizer.encode(self.show)
         print("·".join(tokenizer.decode([i]) for i in ids), ids, sep="\n")
         if self.out:
@@ -136,20 +134,29 @@ class Pretrain:
     paper: bool = False  # by default the recipe of the GPT papers, not the fast one
     train: Annotated[OmitArgPrefixes[TrainConfig], RECIPE] = field(default_factory=TrainConfig)
 
+    def __post_init__(self):
+        for name in ("eval_every", "eval_batches", "samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}.")
+        self.shape()  # says so if it cannot be
+
+    def shape(self) -> GPTConfig:
+        """The shape of the model, with the size's own vocabulary."""
+        changes = {"block_size": self.block_size} if self.block_size is not None else {}
+        return GPTConfig.named(self.size, dropout=self.dropout, **changes)
+
     def __call__(self) -> int:
         if self.resume:
             if replace(self, resume=None) != Pretrain():
                 raise ValueError("--resume goes by the run's own settings: give it alone.")
-            run.clear(self.resume, everything=False)
-            return _pretrain(_saved(self.resume))
-        if (self.data.folder / "config.json").exists() and not self.data.overwrite:
-            folder = self.data.folder
+            return _pretrain(_saved(self.resume), resume=True)
+        folder = self.data.folder
+        if (folder / "config.json").exists() and not self.data.overwrite:
             raise ValueError(
                 f"{folder} holds a run already. Go on with it: gpt2lib pretrain --resume {folder}. "
                 "Or start another beside it with --out, or replace it with --overwrite."
             )
-        run.clear(self.data.folder, everything=True)
-        return _pretrain(self)
+        return _pretrain(self, resume=False)
 
 
 def _saved(folder: Path) -> Pretrain:
@@ -166,13 +173,10 @@ def _saved(folder: Path) -> Pretrain:
         raise ValueError(f"{path} is not of this version of gpt2lib: {error}.") from None
 
 
-def _pretrain(ask: Pretrain) -> int:
+def _pretrain(ask: Pretrain, resume: bool) -> int:
     folder, device = ask.data.folder, run.device(ask.device)
     ask.data.prepare()
-    changes = {"block_size": ask.block_size} if ask.block_size else {}
-    made = run.Run(
-        folder, ask.data.corpus, ask.train, device, ask.size, dropout=ask.dropout, **changes
-    )
+    made = run.Run(folder, ask.data.corpus, ask.shape(), ask.train, device, resume)
     rows = list(islice(made.held_out, ask.eval_batches))
     few = rows[: max(1, len(rows) // 8)]
     run.write_json(folder / "config.json", asdict(ask))
@@ -209,13 +213,13 @@ def _finish(made: run.Run, rows: list, n_samples: int) -> None:
     """Say how good the model is; write sample.txt and loss.svg."""
     found, folder = made.report(rows), made.folder
     stories = "floor" in found
-    what = "whole held-out stories" if stories else "held-out text"
-    print(f"on {found['tokens']:,} tokens of {what}, nats a token:")
-    print(f"  the model  {found['loss']:.3f}")
+    print(f"{found['tokens']:,} tokens of held-out {'stories, whole' if stories else 'text'}:")
+    print(
+        f"  the model  {found['loss']:.3f} nats a token, {found['bits_per_byte']:.3f} bits a byte"
+    )
     if stories:
-        print(f"  the floor  {found['floor']:.3f}  (no model can be lower on these stories)")
+        print(f"  the floor  {found['floor']:.3f}, exactly: no model can be lower on these stories")
     print(f"  bigram     {found['bigram']:.3f}\n  unigram    {found['unigram']:.3f}")
-    print(f"  the model  {found['bits_per_byte']:.3f} bits a byte")
     texts = made.samples(n_samples)
     if stories:
         valid = World().validity(texts)
@@ -240,9 +244,7 @@ class Sample:
     max_new_tokens: int = 250  # a text also ends where the model ends it
     temperature: float = 1.0  # 0 takes the likeliest token; under 1 plays safe, over 1 dares
     top_k: Count = None  # draw from so many likeliest tokens only
-    top_p: Annotated[float | None, arg(metavar="FLOAT")] = (
-        None  # draw from the likeliest tokens that add up to this
-    )
+    top_p: Share = None  # draw from the likeliest tokens that add up to this
     seed: int = 1337
     device: str = "auto"
 
@@ -254,11 +256,11 @@ class Sample:
         best = self.run / "best.ckpt"
         state = run.load_checkpoint(best if best.exists() else self.run / "last.ckpt", tokenizer)
         model = checkpoint.model(state).to(device)
-        ids = state["extra"]["opening"] + tokenizer.encode(self.prompt)
+        ids = state["extra"].get("opening", [tokenizer.eot]) + tokenizer.encode(self.prompt)
         generator = torch.Generator(device).manual_seed(self.seed)
         filters = (self.temperature, self.top_k, self.top_p, generator)
         for i in range(self.n):
-            print("\n---\n" if i else "", self.prompt, sep="\n" if i else "", end="", flush=True)
+            print("\n---\n\n" * bool(i) + self.prompt, end="", flush=True)
             idx = torch.tensor([ids], device=device)
             decoder = codecs.getincrementaldecoder("utf-8")("replace")
             for (token,) in stream(model, idx, self.max_new_tokens, *filters):
@@ -314,5 +316,5 @@ def main(args: list[str] | None = None) -> None:
         print(f"gpt2lib: {error}", file=sys.stderr)
         sys.exit(2)
     except TrainingDiverged as error:
-        print(f"gpt2lib: {error}", file=sys.stderr)
+        print(f"gpt2lib: {error} The last checkpoint stands.", file=sys.stderr)
         sys.exit(1)

@@ -14,6 +14,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +84,16 @@ def byte_sizes(tokenizer: Tokenizer) -> np.ndarray:
 
 
 class Run:
-    """A run that stands where its last checkpoint left it, or at its beginning.
+    """A run at its beginning, or with resume where its last checkpoint left it.
 
-    folder: as prepare made it. corpus: its name. size and changes: as GPTConfig.named takes
-    them. Everything that is random follows config.seed.
+    folder: as prepare made it. corpus: its name. shape: that of the model, but for the size of
+    the vocabulary, which is the tokenizer's. Everything random follows config.seed. Without
+    resume an older run in the folder is removed, once it is sure that this one can begin.
     """
 
-    def __init__(self, folder: Path, corpus: str, config: TrainConfig, device, size, **changes):
+    def __init__(
+        self, folder: Path, corpus: str, shape: GPTConfig, config: TrainConfig, device, resume: bool
+    ):
         self.folder, self.corpus, self.config, self.device = folder, corpus, config, device
         self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
         self.tokens, valid = (
@@ -101,7 +105,7 @@ class Run:
         self.opening = [eot] if many else self.tokenizer.encode("\n")
 
         torch.manual_seed(config.seed)
-        shape = GPTConfig.named(size, vocab_size=self.tokenizer.n_vocab, **changes)
+        shape = replace(shape, vocab_size=self.tokenizer.n_vocab)
         self.model = GPT(shape).to(device)
         self.optimizers = optim.optimizers(self.model, config)
         if corpus == "storyworld":
@@ -109,10 +113,13 @@ class Run:
         else:
             self.held_out = evaluate.windows(valid, 16, shape.block_size)
         self.step, self.best = 0, math.inf
-        if (folder / "last.ckpt").exists():
+        if resume and (folder / "last.ckpt").exists():
             state = load_checkpoint(folder / "last.ckpt", self.tokenizer)
             self.step = checkpoint.restore(state, self.model, self.optimizers)
-            self.best = state["extra"]["best"]
+            self.best = state["extra"].get("best", math.inf)
+        for name in ["*.part", *(() if resume else MADE_BY_TRAINING)]:  # .part: left by a kill
+            for path in folder.glob(name):
+                path.unlink()
         self.log = Log(folder / "log.jsonl", self.step)
 
     def updates(self, align: str) -> Iterator[Record]:
@@ -293,10 +300,3 @@ def read_json(path: Path) -> dict:
         if isinstance(content, dict):
             return content
     raise ValueError(f"{path} is not what a run writes there. Copy it again, or start a new run.")
-
-
-def clear(folder: Path, everything: bool) -> None:
-    """Remove what killed runs left half-written; with everything, all that training made."""
-    names = ["*.part", *(MADE_BY_TRAINING if everything else ())]
-    for path in (path for name in names for path in folder.glob(name)):
-        path.unlink()

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from gpt2lib import checkpoint, cli, run
-from gpt2lib.config import TrainConfig
+from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.storyworld import World
 from gpt2lib.tokenizer import Tokenizer
 
@@ -79,8 +79,8 @@ def test_a_run_ends_with_its_loss_over_the_floor_a_sample_and_a_picture(capsys):
 def test_the_floor_that_is_told_is_that_of_the_stories_held_out():
     assert gpt2lib(*TINY) == 0
     tokenizer = Tokenizer.load("out/storyworld/tokenizer.json")
-    changes = {"dropout": 0.1, "block_size": 256}
-    made = run.Run(Path("out/storyworld"), "storyworld", TrainConfig(), "cpu", "tiny", **changes)
+    shape = GPTConfig.named("tiny", block_size=256, dropout=0.1)
+    made = run.Run(Path("out/storyworld"), "storyworld", shape, TrainConfig(), "cpu", resume=True)
     found = made.report(list(made.held_out))
     stories = World(0).stories(60)[9::10]
     assert found["floor"] == World(0).floor(tokenizer, stories).nats_per_token
@@ -160,7 +160,7 @@ def test_a_finished_run_that_is_resumed_tells_its_results_again(capsys):
     before, _ = capsys.readouterr().out, (saved := weights("out/storyworld"))
     assert gpt2lib("pretrain", "--resume", "out/storyworld") == 0
     after = capsys.readouterr().out
-    assert before[before.index("nats a token:") :] == after[after.index("nats a token:") :]
+    assert before[before.index("held-out stories") :] == after[after.index("held-out stories") :]
     assert equal(saved, weights("out/storyworld"))
 
 
@@ -170,6 +170,12 @@ def test_a_run_is_not_overwritten_unasked(capsys):
     assert gpt2lib(*TINY, "--seed", 2) == 2
     said = capsys.readouterr().err
     assert "--resume out/storyworld" in said and "--out" in said and "--overwrite" in said
+    for change in (
+        ("--size", "huge"),
+        ("--block-size", 16),
+        ("--corpus", "none", "--out", "out/storyworld"),
+    ):
+        assert gpt2lib(*TINY, "--overwrite", *change) == 2  # nor by a run that cannot begin
     assert equal(saved, weights("out/storyworld"))
     assert gpt2lib(*TINY, "--seed", 2, "--overwrite") == 0
     assert not equal(saved, weights("out/storyworld"))
@@ -249,6 +255,7 @@ def test_info_tells_what_is_here(capsys, monkeypatch):
         (("pretrain", "--stories", "60", "--block-size", "16"), "must fit block_size=16"),
         (("pretrain", "--stories", "60", "--vocab-size", "7"), "vocab_size must be at least 257"),
         (("pretrain", "--steps", "0"), "steps must be a whole number"),
+        (("pretrain", "--eval-every", "0"), "eval_every must be at least 1"),
         (("sample", "nowhere"), "holds no run"),
         (("tokenizer", "--load", "nowhere.json"), "nowhere.json"),
     ],

@@ -60,6 +60,17 @@ def test_token_losses_are_the_loss_target_by_target():
         assert not losses.requires_grad
 
 
+@pytest.mark.parametrize("n", [2, 8, 9, 10, 33, 40, 41])
+def test_windows_ask_for_each_token_but_the_first_once_in_order(n):
+    tokens = np.arange(100, 100 + n).astype(np.uint16)
+    batches = list(evaluate.windows(tokens, batch_size=2, block_size=8))
+    assert all(i.shape == t.shape and len(i) <= 2 and i.shape[1] == 8 for i, t in batches)
+    asked = torch.cat([targets[targets != -1] for _, targets in batches])
+    read = torch.cat([idx[targets != -1] for idx, targets in batches])
+    assert asked.tolist() == list(range(101, 100 + n))
+    assert read.tolist() == list(range(100, 99 + n))
+
+
 def test_perplexity_of_a_fair_die_is_six():
     assert evaluate.perplexity(math.log(6)) == pytest.approx(6)
 

@@ -129,13 +129,15 @@ def test_temperature_zero_takes_the_likeliest():
         assert torch.equal(out[:, t], best)
 
 
-def test_past_its_block_the_model_reads_the_last_block():
-    model = gpt()
-    idx = torch.randint(7, (2, 11), generator=torch.Generator().manual_seed(0))
-    long = generate(model, idx, 5, temperature=0)
-    short = generate(model, idx[:, -6:], 5, temperature=0)
-    assert torch.equal(long[:, 11:], short[:, 6:])
-    assert torch.equal(long[:, :11], idx)
+@pytest.mark.parametrize("T", [1, 4, 6, 11])
+def test_the_model_reads_all_so_far_but_at_most_its_last_block(T):
+    model, read = gpt(), []
+    model.register_forward_pre_hook(lambda _model, args: read.append(args[0]))
+    idx = torch.randint(7, (2, T), generator=torch.Generator().manual_seed(0))
+    out = generate(model, idx, 5, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(out[:, :T], idx) and len(read) == 5
+    for t, seen in enumerate(read, T):
+        assert torch.equal(seen, out[:, max(0, t - 6) : t])
 
 
 def test_a_stream_is_what_generate_returns_and_comes_one_at_a_time():
