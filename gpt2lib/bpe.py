@@ -15,6 +15,8 @@ from pathlib import Path
 import regex  # the standard library's re has no \p{L}
 
 # In the form that runs fastest. Source: openai/gpt-2, src/encoder.py; tiktoken_ext.
+# A character new in Unicode may be a letter to regex and not yet to tiktoken: its words are then
+# learned whole and encoded in parts, which costs some tokens and loses nothing.
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTES = PRINTABLE + [b for b in range(256) if b not in PRINTABLE]  # id -> byte, in OpenAI's order

@@ -338,7 +338,7 @@ def test_the_order_is_shuffled_anew_by_each_seed_and_in_each_epoch():
     tokens = np.arange(101)
     first = [row[0] for row in stack(take(40, tokens, 1, 5, seed=1)).tolist()]
     other = [row[0] for row in stack(take(40, tokens, 1, 5, seed=2)).tolist()]
-    assert first != other and first != sorted(first)
+    assert first != other and first[:19] != sorted(first[:19])
     assert [s // 5 for s in first[:19]] != [s // 5 for s in first[20:39]]
 
 
