@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property, partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Self
 
@@ -215,7 +215,9 @@ def _parts(text: str) -> list[str]:
     """The text, cut where PATTERN cuts in any case, lest tiktoken overflow on a million blanks."""
     if not any(text[i : i + _BLANKS].isspace() for i in range(0, len(text), _BLANKS)):
         return [text]
-    return regex.split(rf"(\s{{{_BLANKS},}}(?=\s\S))", text)
+    runs = [m.span() for m in regex.finditer(r"\s++", text)]
+    cuts = [end - 1 for begin, end in runs if end - begin > _BLANKS and end < len(text)]
+    return [text[i:j] for i, j in pairwise([0, *cuts, len(text)])]
 
 
 def _check_special_tokens(special_tokens: Sequence[str]) -> None:
