@@ -21,7 +21,6 @@ import gpt2lib
 from gpt2lib import checkpoint, corpora, data, run
 from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.generate import stream
-from gpt2lib.storyworld import World
 from gpt2lib.tokenizer import Tokenizer
 from gpt2lib.train import TrainingDiverged, uses_bf16
 
@@ -222,8 +221,9 @@ def _finish(made: run.Run, rows: list, n_samples: int) -> None:
     print(f"  bigram     {found['bigram']:.3f}\n  unigram    {found['unigram']:.3f}")
     texts = made.samples(n_samples)
     if stories:
-        valid = World().validity(texts)
-        print(f"{valid:.0%} of {n_samples} samples are stories that the world could have told")
+        valid, far = made.validity(texts)
+        print(f"{valid:.0%} of {n_samples} samples are stories that the world could have told,")
+        print(f"  and on average they hold for {far:.0%} of their length")
     print(f"\n{texts[0].strip()}\n")
     (folder / "sample.txt").write_text("\n\n---\n\n".join(texts) + "\n", encoding="utf-8")
     print(f"{made.picture(found)}  {folder / 'sample.txt'}")

@@ -26,7 +26,7 @@ from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.files import whole
 from gpt2lib.generate import stream
 from gpt2lib.model import GPT
-from gpt2lib.storyworld import World
+from gpt2lib.storyworld import World, pieces
 from gpt2lib.tokenizer import Tokenizer
 from gpt2lib.train import Record, train
 
@@ -196,6 +196,17 @@ class Run:
                 break
         rows, eot = torch.stack(columns, dim=1).tolist(), self.tokenizer.eot  # (n, T)
         return [self.tokenizer.decode(row[: [*row, eot].index(eot)]) for row in rows]
+
+    def validity(self, texts: list[str]) -> tuple[float, float]:
+        """Of Storyworld: the share of texts that the world could have said, and how far on
+        average, as a share of its words and stops, a text goes before it cannot.
+        """
+        world, far = World(), []
+        for text in texts:
+            said = world.surprisal(text)  # stops where the world cannot say it
+            possible = len(said) - (said[-1][1] == math.inf)
+            far.append(possible / (len(pieces(text)) + 1))
+        return world.validity(texts), sum(far) / len(far)
 
     def picture(self, found: dict[str, float]) -> Path:
         """Draw the losses of the log against the floor and the bigram: loss.svg, on white."""

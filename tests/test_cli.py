@@ -50,8 +50,8 @@ def losses(folder):
     return trained, {e["step"]: e["valid_loss"] for e in entries if "valid_loss" in e}
 
 
-def weights(folder):
-    return checkpoint.load(Path(folder, "last.ckpt"))["weights"]
+def weights(folder, name="last.ckpt"):
+    return checkpoint.load(Path(folder, name))["weights"]
 
 
 def equal(a, b):
@@ -88,6 +88,17 @@ def test_the_floor_that_is_told_is_that_of_the_stories_held_out():
     assert found["floor"] < found["bigram"] < found["unigram"]
 
 
+def test_validity_counts_whole_stories_and_how_far_the_others_go():
+    assert gpt2lib(*TINY) == 0
+    shape = GPTConfig.named("tiny", block_size=256, dropout=0.1)
+    made = run.Run(Path("out/storyworld"), "storyworld", shape, TrainConfig(), "cpu", resume=True)
+    good = World(0).stories(1, seed=5)[0]
+    assert made.validity([good]) == (1, 1)
+    assert made.validity(["Nonsense."]) == (0, 0)
+    share, far = made.validity([good, good[: len(good) // 2], "Nonsense."])
+    assert share == pytest.approx(1 / 3) and 0.6 < far < 0.67
+
+
 def test_the_same_command_twice_gives_the_same_weights():
     assert gpt2lib(*TINY) == 0
     assert gpt2lib(*TINY, "--out", "again") == 0
@@ -117,6 +128,7 @@ def test_ctrl_c_saves_and_says_how_to_resume_and_the_resumed_run_is_the_uninterr
     assert gpt2lib("pretrain", "--resume", "cut") == 0
     assert losses("cut") == losses("whole")
     assert equal(weights("cut"), weights("whole"))
+    assert equal(weights("cut", "best.ckpt"), weights("whole", "best.ckpt"))
     assert Path("cut/sample.txt").read_text() == Path("whole/sample.txt").read_text()
 
 
