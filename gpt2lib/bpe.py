@@ -14,10 +14,10 @@ from pathlib import Path
 
 import regex  # the standard library's re has no \p{L}
 
-# In the form that runs fastest. Source: openai/gpt-2, src/encoder.py; tiktoken_ext.
+# GPT-2's, in a form that cuts the same and runs faster here. Source: openai/gpt-2, src/encoder.py.
 # A character new in Unicode may be a letter to regex and not yet to tiktoken: its words are then
 # learned whole and encoded in parts, which costs some tokens and loses nothing.
-PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+PATTERN = r""" ?\p{L}+|'(?:[sdmt]|ll|ve|re)| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s++$|\s+(?!\S)|\s"""
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTES = PRINTABLE + [b for b in range(256) if b not in PRINTABLE]  # id -> byte, in OpenAI's order
 _INVERTED = bytes(range(255, -1, -1))
@@ -97,16 +97,17 @@ def learn(words: Counter[bytes], n_tokens: int) -> list[bytes]:
         tokens.append(tokens[ord(pair[0])] + tokens[ord(pair[1])])
         sort_keys[new] = _descending(tokens[-1])
         found = _merge(pair, new, places.pop(pair), spelled, times, counts)
-        for p in found:
-            heapq.heappush(heap, (-counts[p], sort_keys[p[0]] + sort_keys[p[1]], p))
         places.update(found)
+        for p, where in found.items():
+            counts[p] = n = sum(map(times.__getitem__, where))
+            heapq.heappush(heap, (-n, sort_keys[p[0]] + sort_keys[p[1]], p))
     return tokens
 
 
 def _merge(pair, new, where, spelled, times, counts) -> dict[str, list[int]]:
-    """Replace pair by new in the words numbered in where, and keep the counts of pairs true.
+    """Replace pair by new in the words numbered in where; take what is lost from the counts.
 
-    Returns the pairs that arise, each with the words it is in.
+    Returns the pairs that arise, each with the number of its word for every time it does.
     """
     a, b = pair
     found = defaultdict(list)
@@ -120,12 +121,10 @@ def _merge(pair, new, where, spelled, times, counts) -> dict[str, list[int]]:
             if i:
                 x = word[i - 1]
                 counts[(b if x == new else x) + a] -= n
-                counts[x + new] += n
                 found[x + new].append(w)
             y = word[i + 1 : i + 2]
             if y and y != new:
                 counts[b + y] -= n
-                counts[new + y] += n
                 found[new + y].append(w)
             i = word.find(new, i + 1)
     del counts[pair]
