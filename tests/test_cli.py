@@ -47,7 +47,9 @@ def losses(folder):
     """What the log tells that does not depend on time: {step: (loss, grad_norm)}, {step: valid}."""
     entries = [json.loads(line) for line in Path(folder, "log.jsonl").read_text().splitlines()]
     trained = {e["step"]: (e["loss"], e["lr"], e["grad_norm"]) for e in entries if "loss" in e}
-    return trained, {e["step"]: e["valid_loss"] for e in entries if "valid_loss" in e}
+    valid = {e["step"]: e["valid_loss"] for e in entries if "valid_loss" in e}
+    assert len(entries) == len(trained) + len(valid), "a step is logged twice"
+    return trained, valid
 
 
 def weights(folder, name="last.ckpt"):
@@ -97,6 +99,25 @@ def test_validity_counts_whole_stories_and_how_far_the_others_go():
     assert made.validity(["Nonsense."]) == (0, 0)
     share, far = made.validity([good, good[: len(good) // 2], "Nonsense."])
     assert share == pytest.approx(1 / 3) and 0.6 < far < 0.67
+
+
+def test_the_best_weights_are_kept_not_the_latest(monkeypatch):
+    nats = iter([3.0, 2.0, 4.0, 1.0])  # three evaluations, and the report
+    monkeypatch.setattr(run.evaluate, "loss", lambda *_: next(nats))
+    assert gpt2lib(*TINY) == 0
+    assert checkpoint.load("out/storyworld/best.ckpt")["step"] == 8
+    assert checkpoint.load("out/storyworld/last.ckpt")["step"] == 12
+
+
+def test_samples_open_as_documents_do_where_there_are_many(capsys):
+    Path("my.txt").write_text("The cat sat on the mat.\n" * 200, encoding="utf-8")
+    assert gpt2lib("data", "--corpus", "my.txt", "--vocab-size", 270) == 0
+    assert gpt2lib("data", "--stories", 60) == 0
+    shape = GPTConfig.named("tiny", block_size=256)
+    for name in ("my", "storyworld"):
+        made = run.Run(Path("out", name), name, shape, TrainConfig(), "cpu", resume=False)
+        eot, line = [made.tokenizer.eot], made.tokenizer.encode("\n")
+        assert made.opening == (eot if name == "storyworld" else line)
 
 
 def test_the_same_command_twice_gives_the_same_weights():
