@@ -67,41 +67,70 @@ def learn(words: Counter[bytes], n_tokens: int) -> list[bytes]:
     Of pairs with equal counts the greater pair of byte strings goes first. The same bytes are
     merged in the same way wherever they stand alone, so no token arises twice. Stops short of
     n_tokens when every word is one token.
-
-    A word is kept as a string of ids, a character each. A pair gets all its occurrences in the
-    moment when the later of its two tokens is made; after that it can only lose some. So one
-    entry a pair in the heap is enough: if it is out of date when it comes up, the pair's count
-    has fallen, and it goes back with today's.
     """
     tokens = [bytes([b]) for b in BYTES]
     sort_keys = {chr(i): _descending(token) for i, token in enumerate(tokens)}
     to_ids = bytes(map(BYTES.index, range(256)))
-    spelled = [word.translate(to_ids).decode("latin-1") for word in words]
+    spelled = [word.translate(to_ids).decode("latin-1") for word in words]  # a character an id
     times = list(words.values())
-    counts, places = defaultdict(int), defaultdict(list)  # of each pair: how many; in which words
+    places = defaultdict(list)  # of each pair: the number of its word, for every time it arises
     for w, word in enumerate(spelled):
         for pair in map(str.__add__, word, word[1:]):
-            counts[pair] += times[w]
             places[pair].append(w)
-    heap = [(-n, sort_keys[p[0]] + sort_keys[p[1]], p) for p, n in counts.items()]
-    heapq.heapify(heap)
+    counts = {pair: sum(map(times.__getitem__, where)) for pair, where in places.items()}
+    queue = _Queue(counts, sort_keys)
+    for pair in counts:
+        queue.put(pair)
 
-    while heap and len(tokens) < n_tokens:
-        minus_n, key, pair = heapq.heappop(heap)
-        n = counts[pair]
-        if n != -minus_n:
-            if n:
-                heapq.heappush(heap, (-n, key, pair))
-            continue
+    while len(tokens) < n_tokens and (pair := queue.pop()):
         new = chr(len(tokens))
         tokens.append(tokens[ord(pair[0])] + tokens[ord(pair[1])])
         sort_keys[new] = _descending(tokens[-1])
         found = _merge(pair, new, places.pop(pair), spelled, times, counts)
-        places.update(found)
         for p, where in found.items():
-            counts[p] = n = sum(map(times.__getitem__, where))
-            heapq.heappush(heap, (-n, sort_keys[p[0]] + sort_keys[p[1]], p))
+            places[p] = where
+            counts[p] = sum(map(times.__getitem__, where))
+            queue.put(p)
     return tokens
+
+
+class _Queue:
+    """Pairs, the most frequent first; of those with equal counts, the greatest.
+
+    A pair gets all its occurrences in the moment when the later of its two tokens is made;
+    after that it only loses some. So a pair need not be found when its count falls: it is put
+    back where it belongs when it comes up. Pairs wait in levels by count, and only the topmost
+    level is in order.
+    """
+
+    def __init__(self, counts: dict[str, int], sort_keys: dict[str, str]):
+        self.counts, self.sort_keys = counts, sort_keys
+        self.levels, self.waiting = {}, []  # pairs by count; minus the counts, as a heap
+        self.top, self.level = 0, []  # the topmost level: its count; its pairs, as a heap
+
+    def put(self, pair: str) -> None:
+        n = self.counts[pair]
+        if n == self.top:
+            key = self.sort_keys[pair[0]] + self.sort_keys[pair[1]]
+            heapq.heappush(self.level, (key, pair))
+        elif n in self.levels:
+            self.levels[n].append(pair)
+        elif n:
+            self.levels[n] = [pair]
+            heapq.heappush(self.waiting, -n)
+
+    def pop(self) -> str | None:
+        while self.level or self.waiting:
+            if not self.level:
+                self.top = -heapq.heappop(self.waiting)
+                for pair in self.levels.pop(self.top):
+                    self.put(pair)
+                continue
+            _, pair = heapq.heappop(self.level)
+            if self.counts[pair] == self.top:
+                return pair
+            self.put(pair)
+        return None
 
 
 def _merge(pair, new, where, spelled, times, counts) -> dict[str, list[int]]:
