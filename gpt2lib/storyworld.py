@@ -183,25 +183,33 @@ class World:
         The mean over n documents of the summed entropies of the choices met on the way: the
         same expectation as that of −ln p, with less spread.
         """
+        _, nats = self._told(n, seed)
+        return float(nats.mean()), float(nats.std(ddof=1) / n**0.5)
+
+    def _told(self, n: int, seed: int) -> tuple[list[str], np.ndarray]:
+        """The documents of stories(n, seed), and the summed entropies of each one's choices."""
         rng = np.random.default_rng([self.seed, seed])
-        each = [fsum(c.entropy() for _, c in self._tell(rng)) for _ in range(n)]
-        return float(np.mean(each)), float(np.std(each, ddof=1) / n**0.5)
+        told = [list(self._tell(rng)) for _ in range(n)]
+        texts = ["".join(phrase for phrase, _ in steps) for steps in told]
+        return texts, np.array([fsum(choice.entropy() for _, choice in steps) for steps in told])
 
     def floor(self, tokenizer, stories: Sequence[str] | None = None, n: int = 2000) -> Floor:
         """The lowest loss that a model can have: a document's entropy over its length.
 
         stories: the exact loss of the perfect model on just these, to hold beside a model's
-        loss on the same; without, the expectation, from n documents.
+        loss on the same; without, the expectation, estimated from n documents.
         A document's tokens are counted with one for its end; bytes without.
         """
-        texts = self.stories(n, seed=1) if stories is None else stories
-        n_tokens = sum(len(ids) + 1 for ids in tokenizer.encode_batch(texts))
-        n_bytes = sum(len(text.encode()) for text in texts)
         if stories is None:
-            nats, error = (x * n for x in self.entropy(n))
+            stories, nats = self._told(n, seed=0)
         else:
-            nats, error = -fsum(self.log_prob(text) for text in texts), 0.0
-        return Floor(nats / n_tokens, nats / n_bytes / log(2), error / n_tokens)
+            nats, n = np.array([-self.log_prob(text) for text in stories]), 0
+        tokens = np.array([len(ids) + 1 for ids in tokenizer.encode_batch(stories)])
+        n_bytes = sum(len(text.encode()) for text in stories)
+        per_token = nats.sum() / tokens.sum()
+        # The error of a ratio of two means, both taken over the same documents.
+        error = (nats - per_token * tokens).std() / n**0.5 / tokens.mean() if n else 0.0
+        return Floor(float(per_token), float(nats.sum() / n_bytes / log(2)), float(error))
 
     def validity(self, samples: Sequence[str]) -> float:
         """The share of the samples that the world could have said."""
