@@ -1,6 +1,6 @@
 """Checks for the exercises of chapter 1, and the wrong answers that they are proved against.
 
-    B batch   T words that look   S words looked at   C, M channels   D width of q and k   V of v
+    B batch   T words that look   S words looked at   C, M channels   D width of q and k   Dv of v
 
 Each check draws its cases from a seed, first looks whether the answer is one of the mistakes
 that are often made, then tests properties, then values, then gradients.
@@ -33,9 +33,11 @@ def _is_tensor(y, shape, dtype, hint):
     assert kind is torch.Tensor, (
         f"It returned a {kind.__name__}, not a tensor: is the return missing?"
     )
-    assert tuple(y.shape) == shape, f"The shape is {tuple(y.shape)}, but {shape} was due. {hint}"
+    assert tuple(y.shape) == shape, (
+        f"The shape is {tuple(y.shape)}, but {shape} was expected. {hint}"
+    )
     assert y.dtype == dtype, (
-        f"The dtype is {y.dtype}, but {dtype} was due: is a tensor inside made without the "
+        f"The dtype is {y.dtype}, but {dtype} was expected: is a tensor inside made without the "
         "dtype of what came in? Look at every torch.zeros and torch.tensor."
     )
 
@@ -233,7 +235,7 @@ def _self_attention(
 def _attention_mistakes(x, w_q, w_k, w_v, w_o):
     """What goes wrong, in a sentence, and the output that it gives."""
     weights = (x, w_q, w_k, w_v, w_o)
-    (C, D), V, T = w_q.shape, w_v.shape[1], x.shape[1]
+    (C, D), Dv, T = w_q.shape, w_v.shape[1], x.shape[1]
     return {
         "The output is that of scores that were never divided: they spread wider the larger D "
         "is. Where is the √D?": _self_attention(*weights, scale=1.0),
@@ -241,7 +243,7 @@ def _attention_mistakes(x, w_q, w_k, w_v, w_o):
         "their standard deviation that must become 1.": _self_attention(*weights, scale=D),
         "The divisor is the root of the width of the values: a score is a sum over the width "
         "of queries and keys. Look at the tensor whose shape you ask.": _self_attention(
-            *weights, scale=math.sqrt(V)
+            *weights, scale=math.sqrt(Dv)
         ),
         "The divisor is √C, from the width of x: a score is a sum over the columns of w_q. "
         "Look at the tensor whose shape you ask.": _self_attention(*weights, scale=math.sqrt(C)),
@@ -265,13 +267,13 @@ def _attention_mistakes(x, w_q, w_k, w_v, w_o):
 def check_my_self_attention(my_self_attention, seed=0):
     """Batched, masked, scaled, projected: (B, T, C) → (B, T, C), for any sizes."""
     g = torch.Generator().manual_seed(seed)
-    B, T, C, D, V = 2, 5, 6, 3, 4
+    B, T, C, D, Dv = 2, 5, 6, 3, 4
 
     def draw(*shape):
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     x = draw(T, B, C).transpose(0, 1)  # not contiguous, as tensors in a model often are
-    weights = draw(C, D), draw(C, D), draw(C, V), draw(V, C)
+    weights = draw(C, D), draw(C, D), draw(C, Dv), draw(Dv, C)
     y = _call(
         my_self_attention,
         x,
@@ -279,7 +281,7 @@ def check_my_self_attention(my_self_attention, seed=0):
         hint="In a batch only the last two axes of the keys trade places (k.mT): the batch stays "
         "in front.",
     )
-    shape_hint = f"Width V={V} at the end would mean that w_o has not been applied."
+    shape_hint = f"Width Dv={Dv} at the end would mean that w_o has not been applied."
     _is_tensor(y, (B, T, C), torch.float64, shape_hint)
     assert not y.isnan().any(), (
         "There are nans: a row of scores that is −∞ throughout has no softmax. May each word "
@@ -317,7 +319,7 @@ def check_my_self_attention(my_self_attention, seed=0):
     _is_tensor(short, (B, 1, C), torch.float32, "A text of one word is a text too.")
 
 
-def _attention_of_the_tutorial(x, w_q, w_k, w_v, w_o):
+def _attention_counts_from_the_front(x, w_q, w_k, w_v, w_o):
     scores = torch.matmul(x @ w_q, (x @ w_k).transpose(0, 1))
     return torch.matmul(scores.softmax(dim=1), x @ w_v)
 
@@ -360,17 +362,17 @@ def _right_cross_attention(x, memory, lengths, w_q, w_k, w_v):
 def check_my_cross_attention(my_cross_attention, seed=0):
     """T words look at S others in another text, of which the last may be padding."""
     g = torch.Generator().manual_seed(seed)
-    B, T, S, C, M, D, V = 3, 4, 7, 5, 6, 2, 8
+    B, T, S, C, M, D, Dv = 3, 4, 7, 5, 6, 2, 8
 
     def draw(*shape):
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     x, memory = draw(B, T, C), draw(B, S, M)
-    weights = draw(C, D), draw(M, D), draw(M, V)
+    weights = draw(C, D), draw(M, D), draw(M, Dv)
     lengths = torch.tensor([5, S, 3])
     hint = "Queries come from x (width C), keys and values from memory (width M)."
     y = _call(my_cross_attention, x, memory, lengths, *weights, hint=hint)
-    _is_tensor(y, (B, T, V), torch.float64, "One output a word of x, as wide as the values.")
+    _is_tensor(y, (B, T, Dv), torch.float64, "One output a word of x, as wide as the values.")
     right = _right_cross_attention(x, memory, lengths, *weights)
     empty = memory * (torch.arange(S) < lengths[:, None])[..., None]
     full = torch.full((B,), S)
@@ -502,7 +504,7 @@ def check_my_predicted_entropy(my_predicted_entropy, seed=0):
 
 
 def copied_attention(x, w_q, w_k, w_v):
-    """Self-attention as a widely copied tutorial has it."""
+    """Self-attention with its axes counted from the front, no scale and no mask."""
     query, key, value = x @ w_q, x @ w_k, x @ w_v
     scores = torch.matmul(query, key.transpose(0, 1))
     weights = F.softmax(scores, dim=1)
@@ -513,7 +515,7 @@ def check_my_witness(my_witness, seed=0):
     """A batch on which copied_attention runs, and one example changes another's output."""
     found = _call(my_witness)
     assert type(found) is tuple and len(found) == 3, (
-        f"It returned a {type(found).__name__}; three things are due, as a tuple: the batch, "
+        f"It returned a {type(found).__name__}; three things are expected, as a tuple: the batch, "
         "the number of the example that suffers, the number of the one that is changed."
     )
     x, i, j = found
@@ -614,8 +616,8 @@ WRONG = {
             lambda x, w_q, w_k, w_v, w_o: _self_attention(x, w_k, w_q, w_v, w_o),
             "swapped roles",
         ),
-        "transposes batch and time, as the tutorial does": (
-            _attention_of_the_tutorial,
+        "transposes batch and time": (
+            _attention_counts_from_the_front,
             "trade places",
         ),
         "no output projection": (_attention_no_projection, "w_o has not been applied"),
@@ -647,6 +649,6 @@ WRONG = {
         "one text, no batch": (_witness_one_text, "For one text alone"),
         "counts examples from 1": (_witness_counts_from_one, "counted from 0"),
         "a batch of zeros": (_witness_zeros, "nothing leaks"),
-        "only the batch": (_witness_only_the_batch, "three things are due"),
+        "only the batch": (_witness_only_the_batch, "three things are expected"),
     },
 }
