@@ -35,7 +35,7 @@ def stages() -> dict[str, tuple[str, ...]]:
         "guards": (*PYTEST, *GUARDS),
         "exercises": (*PYTEST, *EXERCISES),
         "chapters": (*PYTEST, "-W", "default", "-p", "no:cacheprovider", "--durations=5",
-                     "--nbval", "--nbval-current-env", "--nbval-cell-timeout=300",
+                     "--nbval", "--nbval-current-env", "--nbval-cell-timeout=1200",
                      "--nbval-sanitize-with=tests/sanitize.cfg", "chapters"),
         "book": (*BUILD, "--path-output", BUILT),
         "pages": (*PYTEST, *PAGES),
