@@ -77,15 +77,23 @@ class MultiHeadAttention(nn.Module):
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         p = self.dropout if self.training else 0.0
-        y = fused_attention(q, k, v, dropout=p)  # (B, H, T, D)
+        y = fused_attention(q, k, v, causal=True, dropout=p)  # (B, H, T, D)
         y = y.transpose(1, 2).reshape(B, T, C)
         return F.dropout(self.c_proj(y), p)
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """Causal attention by PyTorch's fused kernel: (B, H, T, D) each → (B, H, T, D).
+def fused_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Tensor:
+    """The averages of attention(q, k, v, mask) by PyTorch's fused kernel, without the weights.
 
-    The same averages as attention(q, k, v, causal_mask(T)), without the weights.
+    q: (B, H, T, D). k, v: (B, H, S, D). mask: bool, broadcasting to (B, H, T, S); True where
+    looking is allowed. causal=True stands for the causal mask where T = S. Returns (B, H, T, D).
     """
     dtype = q.dtype
     if q.device.type == "cpu" and dtype == torch.bfloat16 and q.shape[-2] <= 512:
@@ -93,5 +101,5 @@ def fused_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Te
         # than float32's at short T; the two meet at T of about 512.
         q, k, v = q.float(), k.float(), v.float()
     with torch.autocast(q.device.type, enabled=False):
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal)
     return y.to(dtype)
