@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gpt2lib import optim
+from gpt2lib import optim, processes
 from gpt2lib.config import TrainConfig
 
 
@@ -47,6 +47,7 @@ def train(
     batches gives (idx, targets), (B, T) of int64, −1 where there is nothing to predict; an
     update reads config.accumulation of them, each token weighing the same. To go on with a
     run, pass its optimizers, first = the updates made, and batches that go on where it stopped.
+    Among processes (torchrun) each gives the batches of its own rows; the Record is that of all.
     Raises TrainingDiverged before the weights move, if the loss or the gradient is not finite;
     ValueError if the batches end early.
     Built by hand in the chapter on training, run in full in the chapter on pretraining.
@@ -54,29 +55,34 @@ def train(
     opts = optim.optimizers(model, config) if optimizers is None else optimizers
     params = [p for p in model.parameters() if p.requires_grad]
     device = params[0].device
-    loss_of = torch.compile(model.loss) if config.compile else model.loss
+    spread, n = processes.spread(model), processes.world_size()
+    loss_of = torch.compile(spread.loss) if config.compile else spread.loss
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, config))
     batches = iter(batches)
     for step in range(first, config.steps):
         started = time.perf_counter()
         model.train()
+        processes.reseed(config.seed, step)
         factor = _schedule(step, config)
         for group in (group for opt in opts for group in opt.param_groups):
             group["lr"] = group["peak_lr"] * factor
 
         micro = _take(batches, config.accumulation, step, device)
         counts = torch.stack([(targets != -1).sum() for _, targets in micro]).to(params[0].dtype)
+        count = processes.summed(counts.sum())
         model.zero_grad()
         total = 0.0
-        for (idx, targets), share in zip(micro, counts / counts.sum().clamp(min=1)):
+        for i, share in enumerate(counts / count.clamp(min=1)):
+            idx, targets = micro[i]
+            processes.exchange(spread, now=i == len(micro) - 1)
             with autocast:
                 loss = loss_of(idx, targets) * share
-            loss.backward()
+            (loss * n).backward()  # n, because the gradient becomes the mean over n processes
             total = total + loss.detach()
-        norm = _clip(params, config.clip)
+        total, norm = processes.summed(total), _clip(params, config.clip)
 
         # The one wait for the device in a step; the optimizers then run while Python goes on.
-        loss, grad_norm, tokens = torch.stack([total, norm, counts.sum()]).tolist()
+        loss, grad_norm, tokens = torch.stack([total, norm, count]).tolist()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingDiverged(_diverged(step, loss, grad_norm, config.lr * factor))
         for opt in opts:
@@ -122,8 +128,10 @@ def _take(batches, n: int, step: int, device) -> list[tuple[Tensor, Tensor]]:
 def _clip(params: list[Tensor], largest: float) -> Tensor:
     """The norm of the gradient, which is then scaled down to the largest allowed (0: never)."""
     if largest:
-        return nn.utils.clip_grad_norm_(params, largest)
-    return nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+        norm = nn.utils.clip_grad_norm_(params, largest)
+    else:
+        norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
+    return processes.whole(norm)
 
 
 def _diverged(step: int, loss: float, grad_norm: float, lr: float) -> str:
