@@ -272,7 +272,7 @@ def test_sizes_that_make_no_model_are_refused(changes):
     for config in (LSTMConfig, ConvConfig):
         with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1"):
             config(**changes)
-    with pytest.raises(ValueError, match="kernel_size must be .* got 0"):
+    with pytest.raises(ValueError, match=r"kernel_size must be .* got 0"):
         ConvConfig(kernel_size=0)
 
 
