@@ -2,12 +2,14 @@
 
 A checkpoint is one file: a line that names the format, the SHA-256 of all that follows, and
 what torch.save wrote. It holds tensors, numbers and text; nothing in it is run when it is read.
+A run keeps several in its folder, numbered by step: step-000400.ckpt.
 """
 
 import hashlib
 import io
 import json
 import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +27,10 @@ FOREIGN = (  # what reading a file that save did not write may raise
     *(pickle.UnpicklingError, RuntimeError, EOFError),
     *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
 )
+
+
+class Damaged(ValueError):
+    """A file is not, or no longer, a checkpoint as save wrote it."""
 
 
 def save(
@@ -57,33 +63,75 @@ def save(
         file.write(bytes(HEADER))
         payload = _Hashing(file)
         torch.save(state, payload)
+        if payload.failed:
+            raise payload.failed
         file.seek(0)
         file.write(MAGIC + payload.hash.digest())
 
 
-def load(path: str | Path) -> dict:
+def load(path: str | Path, tokenizer_fingerprint: str | None = None) -> dict:
     """Read a checkpoint onto the CPU: {"model_config": GPTConfig, "train_config": TrainConfig
     or None, "weights", "optimizers", "step", "random", "tokenizer_fingerprint", "extra"}.
 
-    Raises ValueError if one bit of the file is not as it was written, or if it holds anything
-    but tensors, numbers and text; FileNotFoundError if there is none.
+    Raises Damaged, a ValueError, if one bit of the file is not as it was written, or if it holds
+    anything but tensors, numbers and text; ValueError if a fingerprint is asked for and it has
+    another; FileNotFoundError if there is none.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint at {path}.")
     with open(path, "rb") as file:
         head = file.read(HEADER)
         if len(head) < HEADER or not head.startswith(MAGIC):
-            raise ValueError(f"{path} is not a checkpoint of gpt2lib, or its beginning is lost.")
+            raise Damaged(f"{path} is not a checkpoint of gpt2lib, or its beginning is lost.")
         if hashlib.file_digest(file, "sha256").digest() != head[len(MAGIC) :]:
-            raise ValueError(
+            raise Damaged(
                 f"{path} is not as it was written: its SHA-256 differs. "
                 "Copy it again, or take another checkpoint."
             )
         try:
-            return _checked(torch.load(_From(file, HEADER), map_location="cpu", weights_only=True))
+            state = torch.load(_From(file, HEADER), map_location="cpu", weights_only=True)
+            state = _checked(state)
         except FOREIGN as error:
             reason = str(error).partition("\n")[0]
-            raise ValueError(f"{path} holds what no checkpoint of gpt2lib does: {reason}") from None
+            raise Damaged(f"{path} holds what no checkpoint of gpt2lib does: {reason}") from None
+    if tokenizer_fingerprint not in (None, state["tokenizer_fingerprint"]):
+        raise ValueError(
+            f"{path} was trained with another tokenizer ({state['tokenizer_fingerprint'][:12]}) "
+            f"than the one beside it ({tokenizer_fingerprint[:12]}). Put that one there."
+        )
+    return state
+
+
+def numbered(folder: str | Path, kind: str = "step") -> dict[int, Path]:
+    """{400: step-000400.ckpt, …}: the numbered checkpoints in a folder, the newest first."""
+    found = {
+        int(match[1]): path
+        for path in Path(folder).glob(f"{kind}-*.ckpt")
+        if (match := re.fullmatch(rf"{kind}-(\d+)\.ckpt", path.name))
+    }
+    return dict(sorted(found.items(), reverse=True))
+
+
+def newest(
+    folder: str | Path, tokenizer_fingerprint: str | None = None
+) -> tuple[dict, Path, list[str]]:
+    """The newest whole checkpoint of a folder: its state as load gives it, its path, and what is
+    wrong with each newer one that had to be passed over.
+
+    Raises ValueError if there are some and none is whole, FileNotFoundError if there is none.
+    """
+    damaged = []
+    for path in numbered(folder).values():
+        try:
+            return load(path, tokenizer_fingerprint), path, damaged
+        except Damaged as error:
+            damaged.append(str(error))
+    if not damaged:
+        raise FileNotFoundError(f"there is no checkpoint in {folder}.")
+    raise ValueError(
+        f"no checkpoint in {folder} is whole: {' '.join(damaged)} "
+        "Copy one of them back, or begin anew with --overwrite."
+    )
 
 
 def restore(checkpoint: dict, model: GPT, optimizers: Sequence[Optimizer] = ()) -> int:
@@ -129,14 +177,22 @@ def _checked(state: dict) -> dict:
 
 
 class _Hashing(io.RawIOBase):
-    """Writes to a file, and keeps the SHA-256 of what was written."""
+    """Writes to a file, and keeps the SHA-256 of what was written, and the first failure.
+
+    A failure is not raised within torch.save, which would hide it behind a RuntimeError.
+    """
 
     def __init__(self, file):
-        self.file, self.hash = file, hashlib.sha256()
+        self.file, self.hash, self.failed = file, hashlib.sha256(), None
 
     def write(self, data) -> int:
         self.hash.update(data)
-        return self.file.write(data)
+        try:
+            if not self.failed:
+                self.file.write(data)
+        except OSError as error:
+            self.failed = error
+        return len(data)
 
 
 class _From(io.RawIOBase):

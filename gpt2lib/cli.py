@@ -18,8 +18,9 @@ from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 import gpt2lib
-from gpt2lib import checkpoint, corpora, data, run
+from gpt2lib import checkpoint, corpora, data, report, run
 from gpt2lib.config import GPTConfig, TrainConfig
+from gpt2lib.files import alone, read_json, write_json
 from gpt2lib.generate import stream
 from gpt2lib.tokenizer import Tokenizer
 from gpt2lib.train import TrainingDiverged, uses_bf16
@@ -29,6 +30,11 @@ Text = Annotated[str | None, arg(metavar="STR")]
 Count = Annotated[int | None, arg(metavar="INT")]
 Share = Annotated[float | None, arg(metavar="FLOAT")]
 TOKENS = arg(help="What to read, as gpt2lib data prepares it.")
+TOLD = {  # of an update, where it has this
+    "valid_loss": "  {step:>6,}  training {loss:.3f}  held out {valid_loss:.3f}",
+    "spike": "  {step:>6,}  loss spike: {spike:.3f} over the running mean",
+    "unsaved": "  {step:>6,}  not saved: {unsaved}. The older checkpoints stand.",
+}
 RECIPE = arg(help="How to train: by default the fast recipe for a small model; see --paper.")
 
 
@@ -117,6 +123,7 @@ class Pretrain:
              gpt2lib sample out/shakespeare --prompt "ROMEO:"
 
     The run is a folder: settings, tokens, log, checkpoints, samples and a picture of the loss.
+    The same command again goes on from its newest whole checkpoint, as --resume does.
     On Storyworld the loss is held against the exact floor that no model can pass.
     """
 
@@ -129,12 +136,14 @@ class Pretrain:
     device: str = "auto"  # auto: cuda, else mps, else cpu
     eval_every: int = 100  # updates from one evaluation and checkpoint to the next
     eval_batches: int = 50  # held-out batches in the last evaluation; before it, an eighth of them
+    keep_last: int = 2  # checkpoints to resume from; the older are removed
+    keep_best: int = 1  # best.ckpt, the lowest held-out loss; of 2 or more, best-<step>.ckpt too
     samples: int = 16  # texts to write at the end
     paper: bool = False  # by default the recipe of the GPT papers, not the fast one
     train: Annotated[OmitArgPrefixes[TrainConfig], RECIPE] = field(default_factory=TrainConfig)
 
     def __post_init__(self):
-        for name in ("eval_every", "eval_batches", "samples"):
+        for name in ("eval_every", "eval_batches", "samples", "keep_last", "keep_best"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: got {getattr(self, name)}.")
         self.shape()  # says so if it cannot be
@@ -150,20 +159,30 @@ class Pretrain:
                 raise ValueError("--resume goes by the run's own settings: give it alone.")
             return _pretrain(_saved(self.resume), resume=True)
         folder = self.data.folder
-        if (folder / "config.json").exists() and not self.data.overwrite:
-            raise ValueError(
-                f"{folder} holds a run already. Go on with it: gpt2lib pretrain --resume {folder}. "
-                "Or start another beside it with --out, or replace it with --overwrite."
-            )
-        return _pretrain(self, resume=False)
+        there = (folder / "config.json").exists() or checkpoint.numbered(folder)
+        if there and not self.data.overwrite:
+            mine, found = _flags(self), _flags(_saved(folder))
+            if other := ", ".join(flag for flag in mine if mine[flag] != found[flag]):
+                raise ValueError(
+                    f"{folder} holds a run with another {other}. Go on with it: gpt2lib pretrain "
+                    f"--resume {folder}. Or start one beside it with --out, or --overwrite it."
+                )
+        return _pretrain(self, resume=bool(there) and not self.data.overwrite)
+
+
+def _flags(ask: Pretrain) -> dict:
+    """What was asked for, by flag; where the run is, and whether it is a new one, aside."""
+    flat = asdict(ask)
+    flat |= flat.pop("data") | flat.pop("train") | {"out": None, "overwrite": False}
+    return {f"--{name.replace('_', '-')}": value for name, value in flat.items()}
 
 
 def _saved(folder: Path) -> Pretrain:
     """The settings of the run in a folder, which may have been moved since."""
     path = folder / "config.json"
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no run: there is no {path}.")
-    saved = run.read_json(path)
+        raise FileNotFoundError(f"{folder} holds no run, or a part: there is no {path}.")
+    saved = read_json(path)
     try:
         corpus = Data(**saved.pop("data") | {"out": folder, "overwrite": False})
         config = TrainConfig(**saved.pop("train"))
@@ -173,61 +192,46 @@ def _saved(folder: Path) -> Pretrain:
 
 
 def _pretrain(ask: Pretrain, resume: bool) -> int:
-    folder, device = ask.data.folder, run.device(ask.device)
-    ask.data.prepare()
-    made = run.Run(folder, ask.data.corpus, ask.shape(), ask.train, device, resume)
-    rows = list(islice(made.held_out, ask.eval_batches))
-    few = rows[: max(1, len(rows) // 8)]
-    run.write_json(folder / "config.json", asdict(ask))
-    shape, batch = made.model.config, ask.train.batch_size * ask.train.accumulation
-    print(
-        f"{shape.n_params():,} parameters on {device} in "
-        f"{'bf16' if uses_bf16(device, ask.train) else 'float32'}, updates {made.step + 1:,} to "
-        f"{ask.train.steps:,} of {batch} × {shape.block_size} tokens"
-    )
-    align = "document" if ask.data.corpus == "storyworld" else "any"
-    updates = made.updates(align if ask.align == "auto" else ask.align)
-    bar = tqdm(updates, "training", ask.train.steps, initial=made.step, unit="step", disable=None)
-    with bar, run.stop_asked() as asked:
-        for record in bar:
-            bar.set_postfix_str(
-                f"loss {record.loss:.3f}, {record.tokens_per_second:,.0f} tokens/s", refresh=False
-            )
-            stop = asked()
-            if record.step % ask.eval_every == 0 or record.step == ask.train.steps:
-                nats = made.evaluate(few)
-                bar.write(f"  {record.step:>6,}  training {record.loss:.3f}  held out {nats:.3f}")
-            elif not stop:
-                continue
-            made.save("last.ckpt", made.optimizers)
-            if stop:
-                print(f"stopped after update {record.step:,}, saved. To go on:")
-                print(f"  gpt2lib pretrain --resume {folder}")
-                return 128 + stop
-    _finish(made, rows, ask.samples)
+    """Begin a run or go on with one, to its end or the first Ctrl-C; gives the exit status."""
+    folder, device, steps = ask.data.folder, run.device(ask.device), ask.train.steps
+    with alone(folder):
+        ask.data.prepare()
+        keep = (ask.keep_last, ask.keep_best)
+        made = run.Run(folder, ask.data.corpus, ask.shape(), ask.train, device, resume, *keep)
+        rows = list(islice(made.held_out, ask.eval_batches))
+        if not resume:
+            write_json(folder / "config.json", asdict(ask))
+        for note in made.notes:
+            print(note)
+        if made.step == steps:
+            print(f"the run is finished, all {steps:,} updates; --overwrite makes it anew")
+        elif stopped := _train(ask, made, rows[: max(1, len(rows) // 8)]):
+            print(f"stopped after update {made.step:,}, saved. To go on, the same command, or:")
+            print(f"  gpt2lib pretrain --resume {folder}")
+            return 128 + stopped
+        for line in report.tell(made, rows, ask.samples):
+            print(line)
     return 0
 
 
-def _finish(made: run.Run, rows: list, n_samples: int) -> None:
-    """Say how good the model is; write sample.txt and loss.svg."""
-    found, folder = made.report(rows), made.folder
-    stories = "floor" in found
-    print(f"{found['tokens']:,} tokens of held-out {'stories, whole' if stories else 'text'}:")
+def _train(ask: Pretrain, made: run.Run, rows: list) -> int:
+    """Make the updates that are left and tell of them; gives the signal that stopped it, or 0."""
+    shape, batch = made.model.config, ask.train.batch_size * ask.train.accumulation
+    first, steps = made.step, ask.train.steps
     print(
-        f"  the model  {found['loss']:.3f} nats a token, {found['bits_per_byte']:.3f} bits a byte"
+        f"{shape.n_params():,} parameters on {made.device} in "
+        f"{'bf16' if uses_bf16(made.device, ask.train) else 'float32'}, updates {first + 1:,} to "
+        f"{steps:,} of {batch} × {shape.block_size} tokens"
     )
-    if stories:
-        print(f"  the floor  {found['floor']:.3f}, exactly: no model can be lower on these stories")
-    print(f"  bigram     {found['bigram']:.3f}\n  unigram    {found['unigram']:.3f}")
-    texts = made.samples(n_samples)
-    if stories:
-        valid, far = made.validity(texts)
-        print(f"{valid:.0%} of {n_samples} samples are stories that the world could have told,")
-        print(f"  and on average they hold for {far:.0%} of their length")
-    print(f"\n{texts[0].strip()}\n")
-    (folder / "sample.txt").write_text("\n\n---\n\n".join(texts) + "\n", encoding="utf-8")
-    print(f"{made.picture(found)}  {folder / 'sample.txt'}")
-    print(f"More of them: gpt2lib sample {folder} --n 3")
+    with run.stop_asked() as asked:
+        updates = made.updates(ask.align, rows, ask.eval_every, asked)
+        bar = tqdm(updates, "training", steps, initial=first, unit="step", disable=None)
+        for found in bar:
+            text = "loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s".format_map(found)
+            bar.set_postfix_str(text, refresh=False)
+            for key in (key for key in TOLD if key in found):
+                bar.write(TOLD[key].format_map(found))
+        return asked()
 
 
 @dataclass(frozen=True)
@@ -253,8 +257,10 @@ class Sample:
         if not (self.run / "tokenizer.json").exists():
             raise FileNotFoundError(f"{self.run} holds no run. Make one: gpt2lib pretrain")
         tokenizer = Tokenizer.load(self.run / "tokenizer.json")
-        best = self.run / "best.ckpt"
-        state = run.load_checkpoint(best if best.exists() else self.run / "last.ckpt", tokenizer)
+        if (best := self.run / "best.ckpt").exists():
+            state = checkpoint.load(best, tokenizer.fingerprint)
+        else:
+            state, *_ = checkpoint.newest(self.run, tokenizer.fingerprint)
         model = checkpoint.model(state).to(device)
         ids = state["extra"].get("opening", [tokenizer.eot]) + tokenizer.encode(self.prompt)
         generator = torch.Generator(device).manual_seed(self.seed)
@@ -315,6 +321,6 @@ def main(args: list[str] | None = None) -> None:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"gpt2lib: {error}", file=sys.stderr)
         sys.exit(2)
-    except TrainingDiverged as error:
-        print(f"gpt2lib: {error} The last checkpoint stands.", file=sys.stderr)
+    except (TrainingDiverged, run.Unsaved) as error:
+        print(f"gpt2lib: {error} What was saved before stands.", file=sys.stderr)
         sys.exit(1)

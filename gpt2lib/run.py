@@ -1,36 +1,53 @@
 """A pretraining run is a folder, so that it can be killed, resumed, looked at and sampled from.
 
-    config.json    what was asked for
-    data.json      what the tokens were made of; beside it tokenizer.json, train.bin, valid.bin
-    log.jsonl      a line an update (loss, lr, …), a line an evaluation (valid_loss)
-    last.ckpt      to resume from;  best.ckpt  the weights with the lowest valid_loss
-    sample.txt     what the model says;  loss.svg  how it learned
+    config.json       what was asked for
+    data.json         what the tokens were made of; beside it tokenizer.json, train.bin, valid.bin
+    log.jsonl         a line an update (loss, lr, …), a line an evaluation (valid_loss)
+    step-000400.ckpt  to resume from, the keep_last newest of them
+    best.ckpt         the weights with the lowest valid_loss; best-000400.ckpt and so on, the
+                      keep_best lowest, if these are more than one
+    sample.txt        what the model says;  loss.svg  how it learned
+
+What happens when:
+
+    kill -9, a crash           the same command goes on from the newest whole checkpoint, and on
+                               one CPU process comes to the same bits
+    a checkpoint is damaged    it is passed over, and named; if all are, nothing is begun
+    … or of another run        another tokenizer, shape, recipe or train.bin: refused
+    train.bin is missing       made again from its corpus; refused if that has changed
+    the disk is full           the older checkpoints stand, the run goes on and tries again at the
+                               next evaluation; status 1 if the last cannot be saved
+    the folder is read-only    refused before anything is done
+    loss or gradient NaN, inf  the weights do not move, nothing is saved, status 1; to go on comes
+                               to the same update, so begin anew with gentler settings
+    the loss jumps             the clipped update is made, the log marks it, the command says so
+    two processes, one folder  the second is refused
 
 Built in the chapter on pretraining.
 """
 
-import json
 import math
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from gpt2lib import checkpoint, corpora, data, evaluate, optim, viz
+from gpt2lib import checkpoint, corpora, data, evaluate, optim
 from gpt2lib import tokenizer as tokenizers
 from gpt2lib.config import GPTConfig, TrainConfig
-from gpt2lib.files import whole
-from gpt2lib.generate import stream
+from gpt2lib.files import Log, read_json, write_json
 from gpt2lib.model import GPT
-from gpt2lib.storyworld import World, pieces
 from gpt2lib.tokenizer import Tokenizer
-from gpt2lib.train import Record, train
+from gpt2lib.train import TrainingDiverged, train
 
-MADE_BY_TRAINING = "config.json log.jsonl last.ckpt best.ckpt sample.txt loss.svg".split()
+PREPARED = ("tokenizer.json", "train.bin", "valid.bin")
+MADE_BY_TRAINING = "step-*.ckpt best*.ckpt log.jsonl sample.txt loss.svg config.json".split()
 
 
 # ------------------------------------------------------------------ tokens
@@ -48,7 +65,7 @@ def make_tokenizer(corpus: corpora.Corpus, tokenizer: str, vocab_size: int) -> T
 def prepare(
     folder: Path, corpus: str, tokenizer: str, vocab_size: int, stories: int, overwrite: bool
 ) -> bool:
-    """Turn a corpus into tokenizer.json, train.bin and valid.bin in folder, unless they are there.
+    """Turn a corpus into tokenizer.json, train.bin and valid.bin in folder, if one is missing.
 
     Returns whether there was anything to do. Raises ValueError if what is there was made of
     something else and may not be overwritten.
@@ -63,7 +80,8 @@ def prepare(
                 f"{folder} holds tokens of {found}, not of {wanted}. "
                 "Choose another folder with --out, or replace them with --overwrite."
             )
-        return False
+        if all((folder / name).exists() for name in PREPARED):
+            return False
     text = corpora.corpus(corpus, stories=stories)
     made = make_tokenizer(text, tokenizer, vocab_size)
     note.unlink(missing_ok=True)
@@ -83,18 +101,34 @@ def byte_sizes(tokenizer: Tokenizer) -> np.ndarray:
 # ------------------------------------------------------------------ the run
 
 
+class Unsaved(RuntimeError):
+    """The last checkpoint of a run could not be written. Those before it stand."""
+
+
 class Run:
-    """A run at its beginning, or with resume where its last checkpoint left it.
+    """A run at its beginning, or with resume where its newest whole checkpoint left it.
 
     folder: as prepare made it. corpus: its name. shape: that of the model, but for the size of
     the vocabulary, which is the tokenizer's. Everything random follows config.seed. Without
     resume an older run in the folder is removed, once it is sure that this one can begin.
+    notes: sentences on the checkpoint that was taken, and on those that had to be passed over.
+    Raises ValueError, and changes nothing, if none is whole, or if it is not of these tokens,
+    this shape and this config.
     """
 
     def __init__(
-        self, folder: Path, corpus: str, shape: GPTConfig, config: TrainConfig, device, resume: bool
+        self,
+        folder: Path,
+        corpus: str,
+        shape: GPTConfig,
+        config: TrainConfig,
+        device,
+        resume: bool,
+        keep_last: int = 2,
+        keep_best: int = 1,
     ):
         self.folder, self.corpus, self.config, self.device = folder, corpus, config, device
+        self.keep_last, self.keep_best = keep_last, keep_best
         self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
         self.tokens, valid = (
             data.read_shard(folder / f"{split}.bin", self.tokenizer) for split in ("train", "valid")
@@ -112,18 +146,44 @@ class Run:
             self.held_out = data.whole_documents(valid, eot, 16, shape.block_size)
         else:
             self.held_out = evaluate.windows(valid, 16, shape.block_size)
-        self.step, self.best = 0, math.inf
-        if resume and (folder / "last.ckpt").exists():
-            state = load_checkpoint(folder / "last.ckpt", self.tokenizer)
-            self.step = checkpoint.restore(state, self.model, self.optimizers)
-            self.best = state["extra"].get("best", math.inf)
+        self.step, self.best = 0, []  # best: the keep_best lowest [valid_loss, step]
+        self.notes = []
+        self.crc = zlib.crc32(self.tokens)
+        if resume and checkpoint.numbered(folder):
+            self._resume()
         for name in ["*.part", *(() if resume else MADE_BY_TRAINING)]:  # .part: left by a kill
             for path in folder.glob(name):
                 path.unlink()
         self.log = Log(folder / "log.jsonl", self.step)
+        self.recent = deque(self.log.curve("loss")[1], maxlen=50)
 
-    def updates(self, align: str) -> Iterator[Record]:
-        """Train from here to the last step; the caller saves when it likes."""
+    def _resume(self) -> None:
+        state, path, damaged = checkpoint.newest(self.folder, self.tokenizer.fingerprint)
+        for name, then, now in (
+            ("train.bin", state["extra"].get("crc"), self.crc),
+            ("config.json", state["train_config"], self.config),
+        ):
+            if then != now:
+                raise ValueError(
+                    f"{path} was trained with another {name} than the one beside it. "
+                    "Put that one there, or begin anew with --overwrite."
+                )
+        self.step = checkpoint.restore(state, self.model, self.optimizers)
+        self.best = state["extra"]["best"]
+        self.notes = [*(f"passed over: {reason}" for reason in damaged), f"going on from {path}"]
+
+    def updates(
+        self, align: str, rows: list, every: int, stop: Callable[[], int] = int
+    ) -> Iterator[dict]:
+        """Train from here to the last update, or the first after which stop() is not 0.
+
+        Evaluates on the held-out rows and keeps a checkpoint after `every` updates, and at the
+        end. Yields a dict an update: the fields of its Record; "spike", if its loss stands out;
+        "valid_loss"; "unsaved", the OSError, if the disk did not take the checkpoint: then the
+        older ones stand, and the next is tried; if there is none, Unsaved is raised.
+        """
+        if align == "auto":
+            align = "document" if self.corpus == "storyworld" else "any"
         batches = data.batches(
             self.tokens,
             self.config.batch_size,
@@ -137,20 +197,64 @@ class Run:
         args = {"optimizers": self.optimizers, "first": self.step}
         for record in train(self.model, batches, self.config, **args):
             self.step = record.step
-            self.log.write(record._asdict())
-            yield record
+            over = spike(self.recent, record.loss)
+            entry = record._asdict() | ({"spike": over} if over else {})
+            self.log.write(entry)
+            self.recent.append(record.loss)
+            stopped, last = stop(), self.step == self.config.steps
+            due = last or self.step % every == 0
+            try:
+                if due:
+                    entry = entry | {"valid_loss": self.evaluate(rows)}
+                if due or stopped:
+                    self.keep()
+            except OSError as error:
+                if last or stopped:
+                    raise Unsaved(
+                        f"update {self.step} could not be saved: {error}. Make room, and the same "
+                        "command goes on from the newest checkpoint."
+                    ) from error
+                entry = entry | {"unsaved": error}
+            yield entry
+            if stopped:
+                return
 
     def evaluate(self, rows: list) -> float:
-        """The loss on held-out rows, logged; the weights are kept if they are the best so far."""
+        """The loss on held-out rows, logged; the weights are kept if they are among the best.
+
+        Raises TrainingDiverged if it is not finite: then they are not worth keeping.
+        """
         nats = evaluate.loss(self.model, rows)
+        if not math.isfinite(nats):
+            raise TrainingDiverged(
+                f"the held-out loss must stay finite: after update {self.step} it is {nats}. "
+                "Try half the learning rate, a longer warm-up, or clip=1."
+            )
         self.log.write({"step": self.step, "valid_loss": nats})
-        if nats < self.best:
-            self.best = nats
-            self.save("best.ckpt", optimizers=())
+        best = sorted([*self.best, [nats, self.step]])[: self.keep_best]
+        if best[0][1] == self.step:
+            self.save("best.ckpt")
+        if [nats, self.step] in best and self.keep_best > 1:
+            self.save(f"best-{self.step:06}.ckpt")
+        self.best = best
         return nats
 
-    def save(self, name: str, optimizers) -> None:
-        """Write a checkpoint; last.ckpt, with the optimizers, is the one to resume from."""
+    def keep(self) -> None:
+        """Write a checkpoint to resume from; once it is whole, remove those not to be kept.
+
+        Raises OSError, and has removed nothing, if it cannot be written.
+        """
+        self.log.flush()
+        self.save(f"step-{self.step:06}.ckpt", self.optimizers)
+        steps = [step for step in checkpoint.numbered(self.folder) if step <= self.step]
+        kept = {"step": steps[: self.keep_last], "best": [step for _, step in self.best]}
+        for kind, steps in kept.items():
+            for step, path in checkpoint.numbered(self.folder, kind).items():
+                if step not in steps:
+                    path.unlink()
+
+    def save(self, name: str, optimizers=()) -> None:
+        """Write the weights to a checkpoint, and the optimizers, if it is to resume from."""
         checkpoint.save(
             self.folder / name,
             model=self.model,
@@ -158,79 +262,18 @@ class Run:
             step=self.step,
             train_config=self.config,
             tokenizer_fingerprint=self.tokenizer.fingerprint,
-            extra={"best": self.best, "opening": self.opening},
+            extra={"best": self.best, "opening": self.opening, "crc": self.crc},
         )
 
-    def report(self, rows: list) -> dict[str, float]:
-        """The loss on held-out rows, nats a token, and what stands beside it on the same rows.
 
-        "loss", "unigram", "bigram", "bits_per_byte", "tokens" (how many were predicted); for
-        Storyworld "floor", the exact loss of the perfect model on these stories.
-        """
-        targets = [row[row != -1].cpu().numpy() for _, batch in rows for row in batch]
-        asked, n_vocab = np.concatenate(targets), self.tokenizer.n_vocab
-        nats = evaluate.loss(self.model, rows)
-        size = byte_sizes(self.tokenizer)[asked].sum()
-        found = {
-            "loss": nats,
-            "bits_per_byte": evaluate.bits_per_byte(nats, len(asked), size),
-            "tokens": len(asked),
-            "unigram": evaluate.unigram_loss(self.tokens, rows, n_vocab),
-            "bigram": evaluate.bigram_loss(self.tokens, rows, n_vocab),
-        }
-        if self.corpus == "storyworld":
-            stories = [self.tokenizer.decode(ids[:-1]) for ids in targets]  # without the last eot
-            found["floor"] = World().floor(self.tokenizer, stories).nats_per_token
-        return found
+def spike(recent: Sequence[float], loss: float) -> float:
+    """How far a loss lies over the mean of the recent ones, in nats, if it stands out; else 0.
 
-    def samples(self, n: int) -> list[str]:
-        """n texts of at most block_size tokens, each to its eot; drawn at temperature 1."""
-        idx = torch.tensor([self.opening] * n, device=self.device)
-        generator = torch.Generator(self.device).manual_seed(self.config.seed)
-        room = self.model.config.block_size - len(self.opening)
-        columns, open_ = [], torch.ones(n, dtype=torch.bool, device=self.device)
-        for ids in stream(self.model, idx, room, generator=generator):
-            columns.append(ids)
-            open_ &= ids != self.tokenizer.eot
-            if not open_.any():
-                break
-        rows, eot = torch.stack(columns, dim=1).tolist(), self.tokenizer.eot  # (n, T)
-        return [self.tokenizer.decode(row[: [*row, eot].index(eot)]) for row in rows]
-
-    def validity(self, texts: list[str]) -> tuple[float, float]:
-        """Of Storyworld: the share of texts that the world could have said, and how far on
-        average, as a share of its words and stops, a text goes before it cannot.
-        """
-        world, far = World(), []
-        for text in texts:
-            said = world.surprisal(text)  # stops where the world cannot say it
-            possible = len(said) - (said[-1][1] == math.inf)
-            far.append(possible / (len(pieces(text)) + 1))
-        return world.validity(texts), sum(far) / len(far)
-
-    def picture(self, found: dict[str, float]) -> Path:
-        """Draw the losses of the log against the floor and the bigram: loss.svg, on white."""
-        steps, losses = map(np.array, self.log.curve("loss"))
-        each = max(1, len(steps) // 100)  # averaged, so that single batches do not hide the curve
-        n = len(steps) // each * each
-        smooth = losses[:n].reshape(-1, each).mean(1)
-        beside = {"floor": found.get("floor"), "baselines": {"bigram": found["bigram"]}}
-        ax = viz.loss_curve(steps[each - 1 : n : each], smooth, label="training", **beside)
-        ax.set_ylim(top=max(1.6 * found["bigram"], 1.1 * smooth[-1]))  # the first steps fall fast
-        viz.loss_curve(*self.log.curve("valid_loss"), ax=ax, label="held out")
-        ax.figure.savefig(self.folder / "loss.svg", facecolor="white")
-        return self.folder / "loss.svg"
-
-
-def load_checkpoint(path: Path, tokenizer: Tokenizer) -> dict:
-    """A checkpoint of a model that reads this tokenizer's ids; ValueError if it reads another's."""
-    state = checkpoint.load(path)
-    if state["tokenizer_fingerprint"] != tokenizer.fingerprint:
-        raise ValueError(
-            f"{path} was trained with another tokenizer ({state['tokenizer_fingerprint'][:12]}) "
-            f"than the tokenizer.json beside it ({tokenizer.fingerprint[:12]}). Put that one there."
-        )
-    return state
+    It stands out at more than 6 of their standard deviations and a tenth of a nat, once there
+    are 20 of them.
+    """
+    over = loss - float(np.mean(recent or [loss]))
+    return over if len(recent) >= 20 and over > max(6 * np.std(recent), 0.1) else 0.0
 
 
 # ------------------------------------------------------------------ machine and small files
@@ -267,47 +310,3 @@ def stop_asked() -> Iterator[Callable[[], int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Log:
-    """log.jsonl: each entry is a line, and on its way to the disk as soon as it is written."""
-
-    def __init__(self, path: Path, step: int):
-        """Open for appending after step updates; what a killed run wrote beyond is dropped."""
-        self.entries = [entry for entry in _entries(path) if entry["step"] <= step]
-        with whole(path) as file:
-            file.writelines(json.dumps(entry).encode() + b"\n" for entry in self.entries)
-        self.path = path
-
-    def write(self, entry: dict) -> None:
-        """Append one line."""
-        self.entries.append(entry)
-        with self.path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def curve(self, key: str) -> tuple[list[int], list[float]]:
-        """Steps and values of the entries that have the key."""
-        pairs = [(entry["step"], entry[key]) for entry in self.entries if key in entry]
-        return [step for step, _ in pairs], [value for _, value in pairs]
-
-
-def _entries(path: Path) -> Iterator[dict]:
-    if path.exists():
-        for line in path.read_text().splitlines():
-            with suppress(json.JSONDecodeError):  # a kill may have cut the last line
-                yield json.loads(line)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a dict to a file that is whole or absent."""
-    with whole(path) as file:
-        file.write(json.dumps(content, indent=2, default=str).encode() + b"\n")
-
-
-def read_json(path: Path) -> dict:
-    """Read what write_json wrote. Raises ValueError if it is not a JSON object."""
-    with suppress(json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        content = json.loads(path.read_bytes())
-        if isinstance(content, dict):
-            return content
-    raise ValueError(f"{path} is not what a run writes there. Copy it again, or start a new run.")

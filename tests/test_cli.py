@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from gpt2lib import checkpoint, cli, run
+from gpt2lib import checkpoint, cli, report, run
 from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.storyworld import World
 from gpt2lib.tokenizer import Tokenizer
@@ -52,8 +52,10 @@ def losses(folder):
     return trained, valid
 
 
-def weights(folder, name="last.ckpt"):
-    return checkpoint.load(Path(folder, name))["weights"]
+def weights(folder, name=None):
+    if name:
+        return checkpoint.load(Path(folder, name))["weights"]
+    return checkpoint.newest(folder)[0]["weights"]
 
 
 def equal(a, b):
@@ -65,7 +67,7 @@ def test_a_run_ends_with_its_loss_over_the_floor_a_sample_and_a_picture(capsys):
     folder = Path("out/storyworld")
     assert {path.name for path in folder.iterdir()} == {
         *("config.json", "data.json", "tokenizer.json", "train.bin", "valid.bin", "log.jsonl"),
-        *("last.ckpt", "best.ckpt", "sample.txt", "loss.svg"),
+        *("step-000008.ckpt", "step-000012.ckpt", "best.ckpt", "sample.txt", "loss.svg"),
     }
     said = capsys.readouterr().out
     for word in ("the floor", "bigram", "unigram", "bits a byte", "% of 1 samples", "loss.svg"):
@@ -82,8 +84,9 @@ def test_the_floor_that_is_told_is_that_of_the_stories_held_out():
     assert gpt2lib(*TINY) == 0
     tokenizer = Tokenizer.load("out/storyworld/tokenizer.json")
     shape = GPTConfig.named("tiny", block_size=256, dropout=0.1)
-    made = run.Run(Path("out/storyworld"), "storyworld", shape, TrainConfig(), "cpu", resume=True)
-    found = made.report(list(made.held_out))
+    config = TrainConfig(steps=12, batch_size=2, warmup=2)
+    made = run.Run(Path("out/storyworld"), "storyworld", shape, config, "cpu", resume=True)
+    found = report.losses(made, list(made.held_out))
     stories = World(0).stories(60)[9::10]
     assert found["floor"] == World(0).floor(tokenizer, stories).nats_per_token
     assert found["tokens"] == sum(len(ids) + 1 for ids in tokenizer.encode_batch(stories))
@@ -91,13 +94,10 @@ def test_the_floor_that_is_told_is_that_of_the_stories_held_out():
 
 
 def test_validity_counts_whole_stories_and_how_far_the_others_go():
-    assert gpt2lib(*TINY) == 0
-    shape = GPTConfig.named("tiny", block_size=256, dropout=0.1)
-    made = run.Run(Path("out/storyworld"), "storyworld", shape, TrainConfig(), "cpu", resume=True)
     good = World(0).stories(1, seed=5)[0]
-    assert made.validity([good]) == (1, 1)
-    assert made.validity(["Nonsense."]) == (0, 0)
-    share, far = made.validity([good, good[: len(good) // 2], "Nonsense."])
+    assert report.validity([good]) == (1, 1)
+    assert report.validity(["Nonsense."]) == (0, 0)
+    share, far = report.validity([good, good[: len(good) // 2], "Nonsense."])
     assert share == pytest.approx(1 / 3) and 0.6 < far < 0.67
 
 
@@ -106,7 +106,7 @@ def test_the_best_weights_are_kept_not_the_latest(monkeypatch):
     monkeypatch.setattr(run.evaluate, "loss", lambda *_: next(nats))
     assert gpt2lib(*TINY) == 0
     assert checkpoint.load("out/storyworld/best.ckpt")["step"] == 8
-    assert checkpoint.load("out/storyworld/last.ckpt")["step"] == 12
+    assert checkpoint.newest("out/storyworld")[0]["step"] == 12
 
 
 def test_samples_open_as_documents_do_where_there_are_many(capsys):
@@ -163,7 +163,7 @@ def test_a_killed_process_resumes_to_the_same_weights_bit_for_bit():
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
-    assert checkpoint.load("cut/last.ckpt")["step"] < 30
+    assert checkpoint.newest("cut")[0]["step"] < 30
     assert gpt2lib("pretrain", "--resume", "cut") == 0
     assert equal(weights("cut"), weights("whole"))
     assert losses("cut") == losses("whole")
@@ -180,7 +180,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(monkeypatch):
         patch.setattr(run.Run, "evaluate", killed)
         with pytest.raises(Killed):
             cli.main(list(TINY))
-    Path("out/storyworld/last.ckpt.123.part").write_text("half")
+    Path("out/storyworld/step-000004.ckpt.123.part").write_text("half")
     with Path("out/storyworld/log.jsonl").open("a") as log:
         log.write('{"step": 5, "lo')
     assert gpt2lib("pretrain", "--resume", "out/storyworld") == 0
@@ -265,7 +265,7 @@ def test_a_tokenizer_is_trained_saved_and_shown(capsys):
 
 def test_paper_changes_the_defaults_and_flags_change_the_paper():
     assert gpt2lib(*TINY, "--paper", "--lr", "0.5") == 0
-    config = checkpoint.load("out/storyworld/last.ckpt")["train_config"]
+    config = checkpoint.newest("out/storyworld")[0]["train_config"]
     assert (config.optimizer, config.schedule, config.lr) == ("adamw", "cosine", 0.5)
 
 

@@ -1,0 +1,101 @@
+"""What a run came to: its loss beside the floor and the baselines, texts that it writes, a picture.
+
+Built in the chapter on pretraining.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gpt2lib import evaluate, viz
+from gpt2lib.generate import stream
+from gpt2lib.run import Run, byte_sizes
+from gpt2lib.storyworld import World, pieces
+
+
+def tell(run: Run, rows: list, n_samples: int) -> Iterator[str]:
+    """How good the model is, line by line, to be printed; writes sample.txt and loss.svg."""
+    found, folder = losses(run, rows), run.folder
+    stories = "floor" in found
+    yield f"{found['tokens']:,} tokens of held-out {'stories, whole' if stories else 'text'}:"
+    yield f"  the model  {found['loss']:.3f} nats a token, {found['bits_per_byte']:.3f} bits a byte"
+    if stories:
+        yield f"  the floor  {found['floor']:.3f}, exactly: no model can be lower on these stories"
+    yield f"  bigram     {found['bigram']:.3f}\n  unigram    {found['unigram']:.3f}"
+    texts = samples(run, n_samples)
+    if stories:
+        valid, far = validity(texts)
+        yield f"{valid:.0%} of {n_samples} samples are stories that the world could have told,"
+        yield f"  and on average they hold for {far:.0%} of their length"
+    yield f"\n{texts[0].strip()}\n"
+    (folder / "sample.txt").write_text("\n\n---\n\n".join(texts) + "\n", encoding="utf-8")
+    yield f"{picture(run, found)}  {folder / 'sample.txt'}"
+    yield f"More of them: gpt2lib sample {folder} --n 3"
+
+
+def losses(run: Run, rows: list) -> dict[str, float]:
+    """The loss on held-out rows, nats a token, and what stands beside it on the same rows.
+
+    "loss", "unigram", "bigram", "bits_per_byte", "tokens" (how many were predicted); for
+    Storyworld "floor", the exact loss of the perfect model on these stories.
+    """
+    targets = [row[row != -1].cpu().numpy() for _, batch in rows for row in batch]
+    asked, n_vocab = np.concatenate(targets), run.tokenizer.n_vocab
+    nats = evaluate.loss(run.model, rows)
+    size = byte_sizes(run.tokenizer)[asked].sum()
+    found = {
+        "loss": nats,
+        "bits_per_byte": evaluate.bits_per_byte(nats, len(asked), size),
+        "tokens": len(asked),
+        "unigram": evaluate.unigram_loss(run.tokens, rows, n_vocab),
+        "bigram": evaluate.bigram_loss(run.tokens, rows, n_vocab),
+    }
+    if run.corpus == "storyworld":
+        stories = [run.tokenizer.decode(ids[:-1]) for ids in targets]  # without the last eot
+        found["floor"] = World().floor(run.tokenizer, stories).nats_per_token
+    return found
+
+
+def samples(run: Run, n: int) -> list[str]:
+    """n texts of at most block_size tokens, each to its eot; drawn at temperature 1."""
+    idx = torch.tensor([run.opening] * n, device=run.device)
+    generator = torch.Generator(run.device).manual_seed(run.config.seed)
+    room = run.model.config.block_size - len(run.opening)
+    eot, columns = run.tokenizer.eot, []
+    open_ = torch.ones(n, dtype=torch.bool, device=run.device)
+    for ids in stream(run.model, idx, room, generator=generator):
+        columns.append(ids)
+        open_ &= ids != eot
+        if not open_.any():
+            break
+    rows = torch.stack(columns, dim=1).tolist()  # (n, T)
+    return [run.tokenizer.decode(row[: [*row, eot].index(eot)]) for row in rows]
+
+
+def validity(texts: list[str]) -> tuple[float, float]:
+    """Of Storyworld: the share of texts that the world could have said, and how far on
+    average, as a share of its words and stops, a text goes before it cannot.
+    """
+    world, far = World(), []
+    for text in texts:
+        said = world.surprisal(text)  # stops where the world cannot say it
+        possible = len(said) - (said[-1][1] == math.inf)
+        far.append(possible / (len(pieces(text)) + 1))
+    return world.validity(texts), sum(far) / len(far)
+
+
+def picture(run: Run, found: dict[str, float]) -> Path:
+    """Draw the losses of the log against the floor and the bigram: loss.svg, on white."""
+    steps, losses = map(np.array, run.log.curve("loss"))
+    each = max(1, len(steps) // 100)  # averaged, so that single batches do not hide the curve
+    n = len(steps) // each * each
+    smooth = losses[:n].reshape(-1, each).mean(1)
+    beside = {"floor": found.get("floor"), "baselines": {"bigram": found["bigram"]}}
+    ax = viz.loss_curve(steps[each - 1 : n : each], smooth, label="training", **beside)
+    ax.set_ylim(top=max(1.6 * found["bigram"], 1.1 * smooth[-1]))  # the first steps fall fast
+    viz.loss_curve(*run.log.curve("valid_loss"), ax=ax, label="held out")
+    ax.figure.savefig(run.folder / "loss.svg", facecolor="white")
+    return run.folder / "loss.svg"
