@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch.optim import Optimizer
 
+from gpt2lib import processes
 from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.files import whole
 from gpt2lib.model import GPT
@@ -47,13 +48,17 @@ def save(
 
     step counts the updates made; extra is anything that JSON can hold. The state of torch's
     random numbers goes in too. A failure (a full disk, say) leaves the old file and raises.
+    Of many processes all must call it; process 0 writes, all of the model and the optimizers.
     Built in the chapter on pretraining.
     """
+    weights, states = processes.gathered(model, optimizers)
+    if processes.rank() > 0:
+        return
     state = {
         "model_config": asdict(model.config),
         "train_config": train_config and asdict(train_config),
-        "weights": model.state_dict(),
-        "optimizers": [opt.state_dict() for opt in optimizers],
+        "weights": weights,
+        "optimizers": states,
         "step": step,
         "random": _random_state(next(model.parameters()).device),
         "tokenizer_fingerprint": tokenizer_fingerprint,
@@ -150,9 +155,7 @@ def restore(checkpoint: dict, model: GPT, optimizers: Sequence[Optimizer] = ()) 
             f"the checkpoint has the state of {len(checkpoint['optimizers'])} optimizers: "
             f"got {len(optimizers)}. Make them by optim.optimizers with its train_config."
         )
-    model.load_state_dict(checkpoint["weights"])
-    for opt, state in zip(optimizers, checkpoint["optimizers"]):
-        opt.load_state_dict(state)
+    processes.scatter(model, optimizers, checkpoint["weights"], checkpoint["optimizers"])
     _set_random_state(checkpoint["random"])
     return checkpoint["step"]
 

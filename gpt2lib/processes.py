@@ -87,6 +87,28 @@ def summed(x: Tensor) -> Tensor:
     return x
 
 
+def highest(number: float) -> float:
+    """The highest of the processes' numbers, in each of them: so that all decide alike."""
+    if world_size() > 1:
+        where = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        x = torch.tensor(number, dtype=torch.float64, device=where)
+        dist.all_reduce(x, dist.ReduceOp.MAX)
+        number = type(number)(x)
+    return number
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """An OSError that one process meets within it is raised in all, when all have come through."""
+    failed = None
+    try:
+        yield
+    except OSError as error:
+        failed = error
+    if highest(int(failed is not None)):
+        raise failed or OSError("another process could not write")
+
+
 def reseed(seed: int, step: int) -> None:
     """Give each process random numbers of its own for a step: those of dropout.
 
@@ -146,7 +168,13 @@ def shard(model: nn.Module, device: torch.device) -> None:
 
     To be done before the optimizers are made, whose moments are then sharded too. From then on
     all processes must take part in a forward pass. model has its blocks in model.h.
+    Raises ValueError without torchrun.
     """
+    if not _joined():
+        raise ValueError(
+            "a model is sharded among processes: start them with torchrun --nproc-per-node N -m "
+            "gpt2lib pretrain --shard …, or leave --shard out."
+        )
     from torch.distributed.device_mesh import init_device_mesh  # here: it takes a second
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 

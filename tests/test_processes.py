@@ -73,6 +73,13 @@ def scenarios(folder):
     part = processes.rank(), processes.world_size()
     found = {"part": part, "rows": processes.rows(6)}
     found["summed"] = processes.summed(torch.tensor([1.0, part[0]])).tolist()
+    found["highest"] = processes.highest(part[0]), processes.highest(1 / (3 + part[0]))
+    try:
+        with processes.failing_together():
+            if part[0] == 1:
+                raise OSError("the disk of 1 is full")
+    except OSError as error:
+        found["failed"] = str(error)
 
     with processes.rank_0_first():
         if part[0] == 0:
@@ -146,13 +153,9 @@ def sharded_scenarios(folder):
             model = sharded(seed=3)
             opts = optim.optimizers(model, config)
             read = checkpoint.load(folder / f"{kind}.ckpt")
-            processes.scatter(model, opts, read["weights"], read["optimizers"])
-            records = trained(model, config, opts, first=2, part=part, upto=1)
-            whole = processes.gathered(model, opts)
-            if part[0] == 0:
-                torch.save(whole, folder / f"{kind} 3.pt")
-            found[f"empty {kind}"] = not any(whole[0]) and not any(whole[1])
-            found[f"from one {kind}"] = records
+            first = checkpoint.restore(read, model, opts)
+            found[f"from one {kind}"] = trained(model, config, opts, first, part, upto=1)
+            checkpoint.save(folder / f"{kind} 3.ckpt", model=model, optimizers=opts, step=3)
     return found
 
 
@@ -176,14 +179,20 @@ def main(folder):
 # ------------------------------------------------------------------ what the tests compare
 
 
-def torchrun(*args, env=(), timeout=120):
+def torchrun(*args):
     """Run torchrun on two processes of this machine, on a port that is free."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", *map(str, args)]
-    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1]), **dict(env)}
-    return subprocess.run(
-        command, env=os.environ | settings, capture_output=True, text=True, timeout=timeout
-    )
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    agent = subprocess.Popen(command, env=os.environ | settings, **pipes)
+    try:
+        out, err = agent.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        agent.terminate()  # which ends the processes; a kill would leave them behind
+        out, err = agent.communicate()
+        raise AssertionError(f"torchrun did not end:\n{out}\n{err}") from None
+    return subprocess.CompletedProcess(command, agent.returncode, out, err)
 
 
 def alone(config, seed=0, upto=None):
@@ -230,6 +239,17 @@ def test_each_process_knows_its_rank_and_its_rows(found):
     assert [f["part"] for f in found] == [(0, 2), (1, 2)]
     assert [f["rows"] for f in found] == [3, 3]
     assert [f["summed"] for f in found] == [[2.0, 1.0]] * 2
+    assert [f["highest"] for f in found] == [(1, 1 / 3)] * 2
+    assert type(found[0]["highest"][0]) is int
+
+
+def test_a_write_that_fails_in_one_process_fails_in_all(found):
+    assert [f["failed"] for f in found] == [
+        "another process could not write",
+        "the disk of 1 is full",
+    ]
+    with pytest.raises(OSError, match="full"), processes.failing_together():
+        raise OSError("full")
 
 
 def test_one_process_exchanges_nothing(monkeypatch):
@@ -237,6 +257,9 @@ def test_one_process_exchanges_nothing(monkeypatch):
     model, x = gpt(), torch.ones(2)
     assert processes.spread(model) is model
     assert processes.summed(x).tolist() == processes.whole(x).tolist() == [1, 1]
+    assert processes.highest(3) == 3
+    with pytest.raises(ValueError, match="start them with torchrun"):
+        processes.shard(model, CPU)
     state = torch.get_rng_state()
     processes.reseed(1, 2)
     assert torch.equal(torch.get_rng_state(), state)
@@ -313,14 +336,12 @@ def test_a_sharded_run_goes_on_from_one_process_and_one_process_from_it(
     expected, model, opts = alone(config)
     for f in found:
         agree(f[f"from one {kind}"], expected[2:3])
-    assert [f[f"empty {kind}"] for f in found] == [False, True]
-
-    weights, states = torch.load(folder / f"{kind} 3.pt")
+    read = checkpoint.load(folder / f"{kind} 3.ckpt")
     with InFloat64():
         other = gpt(seed=4)
         other_opts = optim.optimizers(other, config)
-        processes.scatter(other, other_opts, weights, states)
-        agree(trained(other, config, other_opts, first=3), expected[3:])
+        first = checkpoint.restore(read, other, other_opts)
+        agree(trained(other, config, other_opts, first), expected[3:])
     equal(other.state_dict(), model.state_dict())
     for opt, other_opt in zip(opts, other_opts):
         for i, state in opt.state_dict()["state"].items():
