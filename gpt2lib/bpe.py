@@ -10,6 +10,8 @@ Built by hand in the chapter on tokens. Source: Sennrich et al. 2016; Radford et
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import regex  # the standard library's re has no \p{L}
@@ -21,17 +23,16 @@ PATTERN = r""" ?\p{L}+|'(?:[sdmt]|ll|ve|re)| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s++$|\s
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTES = PRINTABLE + [b for b in range(256) if b not in PRINTABLE]  # id -> byte, in OpenAI's order
 _INVERTED = bytes(range(255, -1, -1))
-_PIECE = 2**22  # characters of a file at a time
+_PIECE = 2**18  # characters at a time
 
 
 def count_words(texts: Iterable[str | Path], special_tokens: Sequence[str]) -> Counter[bytes]:
     """How often each word stands in texts and files, special tokens left out."""
     words, cut = Counter(), regex.compile(PATTERN)
     special = regex.compile("|".join(map(regex.escape, special_tokens)) or "(?!)")
-    for item in texts:
-        for text in [item] if isinstance(item, str) else _pieces(Path(item)):
-            for part in special.split(text):
-                words.update(cut.findall(part))
+    for piece in chain.from_iterable(map(in_pieces, texts)):
+        for part in special.split(piece):
+            words.update(cut.findall(part))
     return Counter({utf8(word): n for word, n in words.items()})
 
 
@@ -46,19 +47,36 @@ def utf8(text: str) -> bytes:
         ) from None
 
 
-def _pieces(path: Path) -> Iterator[str]:
-    """A file's text in pieces that end before a blank, where PATTERN cuts in any case."""
-    rest = ""
-    with path.open(encoding="utf-8", newline="") as file:
+def in_pieces(text: str | Path) -> Iterator[str]:
+    """A text, or a UTF-8 file (a Path) without the mark at its beginning, in pieces.
+
+    A piece ends before a blank, where PATTERN cuts in any case: so words are counted, and ids
+    found, piece by piece, in little memory. What has no blank in it is one piece.
+    Raises ValueError if the file is not UTF-8.
+    """
+    if isinstance(text, str):
+        yield from _cut(text[i : i + _PIECE] for i in range(0, len(text), _PIECE))
+        return
+    with text.open(encoding="utf-8-sig", newline="") as file:
         try:
-            while read := file.read(_PIECE):
-                rest += read
-                if cut := regex.search(r"(?r)(?<=\S)(?=\s)", rest):
-                    yield rest[: cut.start()]
-                    rest = rest[cut.start() :]
+            yield from _cut(iter(partial(file.read, _PIECE), ""))
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text: {error}.") from None
-    yield rest
+            raise ValueError(f"{text} is not UTF-8 text: {error}.") from None
+
+
+def _cut(parts: Iterable[str]) -> Iterator[str]:
+    """The same text as parts, in pieces that end before a blank."""
+    rest = ""
+    for part in parts:
+        known = max(0, len(rest) - 1)  # up to here there is no place to cut
+        rest += part
+        if len(part) < _PIECE:  # the last one
+            break
+        if cut := regex.search(r"(?r)(?<=\S)(?=\s)", rest, pos=known):
+            yield rest[: cut.start()]
+            rest = rest[cut.start() :]
+    if rest:
+        yield rest
 
 
 def learn(words: Counter[bytes], n_tokens: int) -> list[bytes]:

@@ -1,9 +1,10 @@
-"""Corpora by name: generated, found on this machine, downloaded by checksum, or at a path.
+"""Corpora by name: generated, found here, downloaded by checksum, streamed, or at a path.
 
 A document is a str. Built in the chapter on speed.
 """
 
 import hashlib
+import json
 import os
 import sysconfig
 import tokenize
@@ -19,42 +20,75 @@ from urllib.request import urlopen
 import platformdirs
 from tqdm import tqdm
 
+from gpt2lib.bpe import in_pieces
 from gpt2lib.files import whole
+
+Split = Literal["all", "train", "valid"]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A named collection of documents. read() gives all of them, afresh at each call."""
+    """A named collection of documents.
+
+    read() gives all of them, afresh at each call, each as a str or as the Path of a file, which
+    may be larger than memory.
+    """
 
     name: str
-    read: Callable[[], Iterable[str]]
+    read: Callable[[], Iterable[str | Path]]
 
-    def documents(self, split: Literal["all", "train", "valid"] = "all") -> Iterator[str]:
+    def documents(self, split: Split = "all") -> Iterator[str]:
         """The documents of a split, in a fixed order.
 
         Each tenth document is for validation. Of fewer than ten documents, it is the last tenth
         of each, by characters: of Tiny Shakespeare the part that nanoGPT holds out too.
         Raises ValueError if the corpus has no text.
         """
+        return map("".join, self.in_pieces(split))
+
+    def in_pieces(self, split: Split = "all") -> Iterator[Iterator[str]]:
+        """The same documents, each in pieces as bpe.in_pieces cuts them, to be taken in order."""
         if split not in ("all", "train", "valid"):
             raise ValueError(f"split must be 'all', 'train' or 'valid': got {split!r}.")
-        return self._documents(split)
+        return self._in_pieces(split)
 
-    def _documents(self, split: str) -> Iterator[str]:
-        documents = (text for text in self.read() if text)
+    def _in_pieces(self, split: Split) -> Iterator[Iterator[str]]:
+        documents = (text for text in self.read() if any(in_pieces(text)))
         first = list(islice(documents, 10))
         if not first:
             raise ValueError(f"the corpus {self.name!r} has no text in it.")
         if len(first) == 10:
             for i, text in enumerate(chain(first, documents)):
                 if split == "all" or (i % 10 == 9) == (split == "valid"):
-                    yield text
+                    yield in_pieces(text)
             return
         for text in first:
-            cut = int(len(text) * 0.9)
-            part = {"all": text, "train": text[:cut], "valid": text[cut:]}[split]
-            if part:
-                yield part
+            n = sum(map(len, in_pieces(text)))
+            cut = int(n * 0.9)
+            begin, end = {"all": (0, n), "train": (0, cut), "valid": (cut, n)}[split]
+            if begin < end:
+                yield _between(begin, end, in_pieces(text))
+
+
+@dataclass(frozen=True)
+class Streamed(Corpus):
+    """A corpus that is read over the network, document by document, and never kept as text.
+
+    read() gives a data set of `datasets` whose rows have a "text". The first held_out documents
+    are for validation, so that one need not read all of it to find them.
+    """
+
+    held_out: int = 10_000  # some ten million tokens
+
+    def rows(self, split: Split = "all"):
+        """The data set of a split: rows {"text": …}, with state_dict to stop and go on."""
+        rows = self.read()
+        if split == "all":
+            return rows
+        return rows.take(self.held_out) if split == "valid" else rows.skip(self.held_out)
+
+    def _in_pieces(self, split: Split) -> Iterator[Iterator[str]]:
+        return (in_pieces(row["text"]) for row in self.rows(split) if row["text"])
 
 
 @dataclass(frozen=True)
@@ -64,40 +98,66 @@ class _Download:
     sha256: str
 
 
+_WIKITEXT2 = (
+    "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data/wikitext-2/"
+)
 DOWNLOADS = {
     "shakespeare": _Download(
         "tinyshakespeare.txt",
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
     ),
+    "wikitext2": _Download(
+        "wikitext2-test.txt",
+        f"{_WIKITEXT2}test.txt",
+        "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+    ),
+    "wikitext2-valid": _Download(
+        "wikitext2-valid.txt",
+        f"{_WIKITEXT2}valid.txt",
+        "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+    ),
+    "lambada": _Download(
+        "lambada_test.jsonl",
+        "https://openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl",
+        "4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226",
+    ),
+}
+STREAMED = {  # name: data set on the Hugging Face hub, its part
+    "fineweb-edu": ("HuggingFaceFW/fineweb-edu", "sample-10BT"),
+    "openwebtext": ("Skylion007/openwebtext", None),
 }
 
 
-def corpus(
-    name: str | Path, *, stories: int = 20_000, seed: int = 0, packages: bool = False
-) -> Corpus:
+def corpus(name: str | Path, *, stories: int = 20_000, seed: int = 0) -> Corpus:
     """A corpus by its name, or the text at a path.
 
     "storyworld": so many stories of World(seed), the book's own language; nothing to download.
-    "python": the sources of the Python that is running, its standard library without tests; with
-    packages, those of the installed packages too.
+    "python": the sources of the Python that is running, its standard library without tests;
+    "python+packages": those of the installed packages too.
     "shakespeare": Tiny Shakespeare, 1,115,394 characters, from the cache folder or downloaded.
-    A path: a UTF-8 file is one document; a folder, all files in it but hidden ones.
+    "wikitext2", "wikitext2-valid", "lambada": to evaluate on; downloaded likewise.
+    "fineweb-edu", "openwebtext": some ten billion tokens of the web each, streamed.
+    A path: a UTF-8 file is one document, but of a .jsonl file the "text" of each line is one;
+    a folder, all files in it but hidden ones.
     Raises ValueError for a name that is neither, FileNotFoundError where a download fails.
     """
     if name == "storyworld":
         return Corpus(name, cache(partial(_stories, stories, seed)))
-    if name == "python":
-        return Corpus(name, partial(_python_sources, packages))
+    if name in ("python", "python+packages"):
+        return Corpus(name, partial(_python_sources, name == "python+packages"))
     if name in DOWNLOADS:
-        return Corpus(name, partial(_text_files, _fetch(name)))
+        return Corpus(name, partial(_files, download(name)))
+    if name in STREAMED:
+        return Streamed(name, partial(_streamed, name))
     path = Path(name)
     if not str(name) or not path.exists():
+        names = ", ".join(["storyworld", "python", "python+packages", *DOWNLOADS, *STREAMED])
         raise ValueError(
-            f"a corpus is one of storyworld, python, {', '.join(DOWNLOADS)}, or the path of a text "
-            f"file or a folder: got {str(name)!r}, and there is no such path."
+            f"a corpus is one of {names}, or the path of a text file or a folder: "
+            f"got {str(name)!r}, and there is no such path."
         )
-    return Corpus(path.resolve().name, partial(_text_files, path))
+    return Corpus(path.resolve().name, partial(_files, path))
 
 
 def cache_folder() -> Path:
@@ -131,20 +191,73 @@ def _python_sources(packages: bool) -> Iterator[str]:
                     yield text
 
 
-def _text_files(path: Path) -> Iterator[str]:
+def _files(path: Path) -> Iterator[str | Path]:
     files = [path]
     if path.is_dir():
         names = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
         files = [path / n for n in names if not any(part.startswith(".") for part in n.parts)]
     for file in files:
-        try:
-            yield file.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8 text: {error}.") from None
+        if file.suffix == ".jsonl":
+            yield from _json_lines(file)
+        else:
+            yield file
 
 
-def _fetch(name: str) -> Path:
-    """The path of a downloaded corpus in the cache folder, its SHA-256 checked."""
+def _json_lines(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        for n, line in enumerate(file, 1):
+            try:
+                yield "" + json.loads(line)["text"]
+            except (LookupError, TypeError, ValueError, RecursionError) as error:
+                raise ValueError(
+                    f'each line of {path} must be like {{"text": "…"}}: line {n} is {line!r:.80}.'
+                ) from error
+
+
+def _between(begin: int, end: int, pieces: Iterable[str]) -> Iterator[str]:
+    """Characters begin to end of what the pieces are in a row."""
+    for piece in pieces:
+        if part := piece[max(0, begin) : max(0, end)]:
+            yield part
+        begin, end = begin - len(piece), end - len(piece)
+
+
+def _streamed(name: str):
+    """The rows of a corpus of the hub, or of its parquet files where they are in the cache folder.
+
+    There they stand in a folder that has the corpus's name.
+    """
+    try:
+        from datasets import load_dataset  # here, since it is large and nothing else needs it
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f'the corpus {name!r} is streamed by a package: pip install "gpt2lib[streamed]"'
+        ) from None
+    folder = cache_folder() / name
+    files = sorted(map(str, folder.rglob("*.parquet")))
+    dataset, part = STREAMED[name]
+    try:
+        if files:
+            rows = load_dataset("parquet", data_files=files, split="train", streaming=True)
+        else:
+            rows = load_dataset(dataset, part, split="train", streaming=True)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"the corpus {name!r} could not be read from https://huggingface.co/datasets/{dataset} "
+            f"({error}). Put its parquet files there yourself, in {folder}, "
+            "or take the corpus 'storyworld', which needs no download."
+        ) from error
+    return rows.select_columns("text")
+
+
+def download(name: str) -> Path:
+    """The path of a file of DOWNLOADS in the cache folder, fetched if need be, its SHA-256 checked.
+
+    Raises ValueError for another name or a file that was changed, FileNotFoundError where there
+    is no network.
+    """
+    if name not in DOWNLOADS:
+        raise ValueError(f"what can be downloaded is {', '.join(DOWNLOADS)}: got {name!r}.")
     source = DOWNLOADS[name]
     path = cache_folder() / source.file
     if path.exists():

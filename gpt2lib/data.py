@@ -13,69 +13,180 @@ import struct
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count, islice, pairwise
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gpt2lib.bpe import in_pieces
 from gpt2lib.corpora import Corpus as Corpus
+from gpt2lib.corpora import Streamed as Streamed
 from gpt2lib.corpora import cache_folder as cache_folder
 from gpt2lib.corpora import corpus as corpus
-from gpt2lib.files import whole
+from gpt2lib.files import read_json, whole, write_json
 from gpt2lib.tokenizer import Tokenizer
 
 # ------------------------------------------------------------------ shards
 
 _MAGIC = b"gpt2lib shard 1\n"
 _HEADER = struct.Struct("<16s32sQII")  # magic, fingerprint, N, n_vocab, CRC-32: 64 bytes
+_GROUP = 2**18  # characters that a thread encodes at a time
 
 
-def token_stream(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
-    """The ids of a corpus, a list a document: eot and the document; at last one eot more."""
-    documents = iter(documents)
-    while some := list(islice(documents, 64)):
-        for ids in tokenizer.encode_batch(some):
-            yield [tokenizer.eot, *ids]
-    yield [tokenizer.eot]
+def token_stream(
+    documents: Iterable[str | Iterable[str]], tokenizer: Tokenizer
+) -> Iterator[np.ndarray]:
+    """The ids of a corpus, in arrays one after the other: eot and a document …, at last one eot.
+
+    A document is a str, or its pieces one after the other, as Corpus.in_pieces gives them, and
+    may then be larger than memory. Encoded on several threads, some millions of characters ahead.
+    """
+    yield from _encoded(documents, tokenizer)
+    yield np.array([tokenizer.eot], np.uint32)
+
+
+def _encoded(documents: Iterable, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    groups = _groups(documents)
+    with ThreadPoolExecutor() as pool:
+        while some := list(islice(groups, 16)):
+            yield from pool.map(partial(_ids, tokenizer), some)
+
+
+def _groups(documents: Iterable) -> Iterator[list[str | None]]:
+    """Documents in groups of some _GROUP characters; None stands where one begins."""
+    group, n = [], 0
+    for document in documents:
+        group.append(None)
+        for piece in in_pieces(document) if isinstance(document, str) else document:
+            group.append(piece)
+            n += len(piece)
+            if n >= _GROUP:
+                yield group
+                group, n = [], 0
+    if group:
+        yield group
+
+
+def _ids(tokenizer: Tokenizer, group: list[str | None]) -> np.ndarray:
+    eot = np.array([tokenizer.eot], np.uint32)
+    return np.concatenate([eot if t is None else tokenizer.encode_array(t) for t in group])
 
 
 def write_shard(path: str | Path, ids: Iterable, tokenizer: Tokenizer) -> int:
     """Write ids to a file of uint16 with a header that names the tokenizer; returns N.
 
     ids: one list or array, or an iterable of such, written as they come, so the corpus may be
-    larger than memory: write_shard(path, token_stream(corpus.documents("train"), tok), tok).
+    larger than memory: write_shard(path, token_stream(corpus.in_pieces("train"), tok), tok).
     The file appears when it is whole. Raises ValueError for an id outside the vocabulary, or a
     vocabulary of more than 65,536.
     """
-    n_vocab = tokenizer.n_vocab
-    if n_vocab > 2**16:
-        raise ValueError(f"a shard holds ids below 65,536: this tokenizer has {n_vocab:,} tokens.")
     flat = isinstance(ids, np.ndarray) or (isinstance(ids, list) and ids and np.ndim(ids[0]) == 0)
-    n = crc = 0
     with whole(path) as file:
-        file.write(bytes(_HEADER.size))
+        shard = _Shard(file, tokenizer)
         for chunk in [ids] if flat else ids:
-            chunk = np.asarray(chunk)
-            if chunk.size == 0:
-                continue
-            if chunk.ndim != 1 or chunk.dtype.kind not in "iu":
-                raise ValueError(f"ids are whole numbers in a row: got {chunk!r:.80}.")
-            if not 0 <= chunk.min() <= chunk.max() < n_vocab:
-                raise ValueError(
-                    f"token ids must be 0 to n_vocab-1={n_vocab - 1}: got {chunk.min()} to "
-                    f"{chunk.max()}. Were they made by another tokenizer?"
-                )
-            data = chunk.astype("<u2").tobytes()
-            n, crc = n + len(chunk), zlib.crc32(data, crc)
-            file.write(data)
-        header = _HEADER.pack(_MAGIC, bytes.fromhex(tokenizer.fingerprint), n, n_vocab, 0)
-        file.seek(0)
-        file.write(header[:-4] + struct.pack("<I", zlib.crc32(header, crc)))
-    return n
+            shard.write(chunk)
+        shard.finish()
+    return shard.n
+
+
+def stream_shard(
+    path: str | Path,
+    corpus: Streamed,
+    split: Literal["train", "valid"],
+    tokenizer: Tokenizer,
+    *,
+    limit: int | None = None,
+    every: int = 2**24,
+) -> Iterator[int]:
+    """Write a corpus that is streamed to a shard, so that a stop at any instant costs little.
+
+    Yields how many tokens are safe on the disk, each time that `every` more are. Until the shard
+    is whole it is called <name>.part, and <name>.json says how far the corpus was read; called
+    again, this goes on there. In the end the file is that of one go, byte for byte.
+    limit: the shard ends with the documents in which it reaches so many tokens.
+    Raises ValueError if something else was begun under this name, or the part has changed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, note = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.json")
+    about = {"corpus": corpus.name, "split": split, "tokenizer": tokenizer.fingerprint}
+    rows, begun = corpus.rows(split), {"n": 0, "crc": 0}
+    if part.exists() and note.exists():
+        begun = _begun(part, note, about)
+        rows.load_state_dict(begun["rows"])
+    with part.open("r+b" if begun["n"] else "wb") as file:
+        shard = _Shard(file, tokenizer, begun["n"], begun["crc"])
+        texts, safe = (row["text"] for row in rows if row["text"]), shard.n
+        while (limit is None or shard.n < limit) and (some := list(islice(texts, 1024))):
+            for ids in _encoded(some, tokenizer):
+                shard.write(ids)
+            if shard.n >= safe + every:
+                shard.flush()
+                safe = shard.n
+                write_json(note, about | {"n": safe, "crc": shard.crc, "rows": rows.state_dict()})
+                yield safe
+        shard.write([tokenizer.eot])
+        shard.finish()
+        shard.flush()
+    part.replace(path)
+    note.unlink(missing_ok=True)
+    yield shard.n
+
+
+def _begun(part: Path, note: Path, about: dict) -> dict:
+    """What the note says of the part, if that is so and what was asked for was begun."""
+    begun = read_json(note)
+    anew = f"Choose another name, or remove {part} and {note} to begin anew."
+    if about != {key: begun.get(key) for key in about}:
+        raise ValueError(f"{part} was begun as {begun}, not as {about}. {anew}")
+    end = _HEADER.size + 2 * begun["n"]
+    if part.stat().st_size < end or begun["crc"] != zlib.crc32(_mapped(part, begun["n"])):
+        raise ValueError(f"{part} has changed since {note} was written. {anew}")
+    return begun
+
+
+class _Shard:
+    """A shard while it is written, from its beginning or after n tokens with the checksum crc."""
+
+    def __init__(self, file: IO[bytes], tokenizer: Tokenizer, n: int = 0, crc: int = 0):
+        self.n_vocab = tokenizer.n_vocab
+        if self.n_vocab > 2**16:
+            raise ValueError(
+                f"a shard holds ids below 65,536: this tokenizer has {self.n_vocab:,} tokens."
+            )
+        self.file, self.tokenizer, self.n, self.crc = file, tokenizer, n, crc
+        file.truncate(_HEADER.size + 2 * n)
+        file.seek(0, os.SEEK_END)
+
+    def write(self, ids) -> None:
+        ids = np.asarray(ids)
+        if ids.size == 0:
+            return
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise ValueError(f"ids are whole numbers in a row: got {ids!r:.80}.")
+        if not 0 <= ids.min() <= ids.max() < self.n_vocab:
+            raise ValueError(
+                f"token ids must be 0 to n_vocab-1={self.n_vocab - 1}: got {ids.min()} to "
+                f"{ids.max()}. Were they made by another tokenizer?"
+            )
+        data = ids.astype("<u2").tobytes()
+        self.n, self.crc = self.n + len(ids), zlib.crc32(data, self.crc)
+        self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def finish(self) -> None:
+        fingerprint = bytes.fromhex(self.tokenizer.fingerprint)
+        header = _HEADER.pack(_MAGIC, fingerprint, self.n, self.n_vocab, 0)
+        self.file.seek(0)
+        self.file.write(header[:-4] + struct.pack("<I", zlib.crc32(header, self.crc)))
 
 
 def read_shard(path: str | Path, tokenizer: Tokenizer) -> np.memmap:
@@ -96,7 +207,7 @@ def read_shard(path: str | Path, tokenizer: Tokenizer) -> np.memmap:
             f"{path} is truncated: {n:,} tokens take {_HEADER.size + 2 * n:,} bytes, it has "
             f"{size:,}. Write it again from its corpus."
         )
-    if fingerprint.hex() != tokenizer.fingerprint:
+    if (fingerprint.hex(), n_vocab) != (tokenizer.fingerprint, tokenizer.n_vocab):
         raise ValueError(
             f"{path} was written with another tokenizer, {fingerprint.hex()[:12]} of {n_vocab:,} "
             f"tokens; this one is {tokenizer.fingerprint[:12]} of {tokenizer.n_vocab:,}. "
@@ -104,10 +215,14 @@ def read_shard(path: str | Path, tokenizer: Tokenizer) -> np.memmap:
         )
     if n == 0:
         raise ValueError(f"{path} has no tokens in it.")
-    tokens = np.memmap(path, "<u2", "r", offset=_HEADER.size, shape=(n,))
+    tokens = _mapped(path, n)
     if zlib.crc32(header[:-4] + bytes(4), zlib.crc32(tokens)) != crc:
         raise ValueError(f"{path} has changed since it was written: its checksum differs.")
     return tokens
+
+
+def _mapped(path: Path, n: int) -> np.memmap:
+    return np.memmap(path, "<u2", "r", offset=_HEADER.size, shape=(n,))
 
 
 # ------------------------------------------------------------------ batches

@@ -19,6 +19,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import regex
 import tiktoken
 
@@ -99,12 +100,21 @@ class Tokenizer:
         first, *others = map(encode, _parts(text))
         return list(chain(first, *others)) if others else first
 
+    def encode_array(self, text: str) -> np.ndarray:
+        """The ids of a text, as encode gives them, in an array: (N,) of uint32, 4 bytes an id."""
+        utf8(text)
+        encode = partial(self.encoding.encode_to_numpy, disallowed_special=())
+        return np.concatenate([encode(part) for part in _parts(text)])
+
     def encode_batch(
         self, texts: Iterable[str], allowed_special: Iterable[str] | str = frozenset()
     ) -> list[list[int]]:
         """The ids of each text, as encode gives them, on several threads."""
+        texts, encode = list(texts), partial(self.encode, allowed_special=allowed_special)
+        step = len(texts) // 64 + 1  # short texts share a job, for a job has a price of its own
+        jobs = (texts[i : i + step] for i in range(0, len(texts), step))
         with ThreadPoolExecutor() as pool:
-            return list(pool.map(partial(self.encode, allowed_special=allowed_special), texts))
+            return list(chain.from_iterable(pool.map(lambda job: [*map(encode, job)], jobs)))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of ids (a list, an array, a tensor): exact, even where they cut a character."""

