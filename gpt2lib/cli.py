@@ -70,7 +70,8 @@ class Data:
         return tokenizer, {split: data.read_shard(p, tokenizer) for split, p in paths.items()}
 
     def __call__(self) -> int:
-        tokenizer, shards = self.prepare()
+        with alone(self.folder):
+            tokenizer, shards = self.prepare()
         for split, tokens in shards.items():
             size = run.byte_sizes(tokenizer)[tokens].sum()
             print(f"  {split}  {len(tokens):,} tokens, {size / len(tokens):.2f} bytes a token")

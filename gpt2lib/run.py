@@ -14,7 +14,8 @@ What happens when:
                                one CPU process comes to the same bits
     a checkpoint is damaged    it is passed over, and named; if all are, nothing is begun
     … or of another run        another tokenizer, shape, recipe or train.bin: refused
-    train.bin is missing       made again from its corpus; refused if that has changed
+    tokens are missing         refused; gpt2lib data --overwrite makes them again, and the run
+                               goes on if they are the same
     the disk is full           the older checkpoints stand, the run goes on and tries again at the
                                next evaluation; status 1 if the last cannot be saved
     the folder is read-only    refused before anything is done
@@ -65,10 +66,10 @@ def make_tokenizer(corpus: corpora.Corpus, tokenizer: str, vocab_size: int) -> T
 def prepare(
     folder: Path, corpus: str, tokenizer: str, vocab_size: int, stories: int, overwrite: bool
 ) -> bool:
-    """Turn a corpus into tokenizer.json, train.bin and valid.bin in folder, if one is missing.
+    """Turn a corpus into tokenizer.json, train.bin and valid.bin in folder, unless they are there.
 
     Returns whether there was anything to do. Raises ValueError if what is there was made of
-    something else and may not be overwritten.
+    something else and may not be overwritten, FileNotFoundError if a part of it is gone.
     """
     wanted = {"corpus": corpus, "tokenizer": tokenizer}
     wanted |= {"vocab_size": vocab_size} if tokenizer == "train" else {}
@@ -80,8 +81,12 @@ def prepare(
                 f"{folder} holds tokens of {found}, not of {wanted}. "
                 "Choose another folder with --out, or replace them with --overwrite."
             )
-        if all((folder / name).exists() for name in PREPARED):
-            return False
+        if missing := [name for name in PREPARED if not (folder / name).exists()]:
+            raise FileNotFoundError(
+                f"{folder} lacks {', '.join(missing)}. Put back what is missing, or write all of "
+                "it again from the corpus: gpt2lib data with --overwrite."
+            )
+        return False
     text = corpora.corpus(corpus, stories=stories)
     made = make_tokenizer(text, tokenizer, vocab_size)
     note.unlink(missing_ok=True)
@@ -148,7 +153,7 @@ class Run:
             self.held_out = evaluate.windows(valid, 16, shape.block_size)
         self.step, self.best = 0, []  # best: the keep_best lowest [valid_loss, step]
         self.notes = []
-        self.crc = zlib.crc32(self.tokens)
+        self.crc = zlib.crc32(valid, zlib.crc32(self.tokens))
         if resume and checkpoint.numbered(folder):
             self._resume()
         for name in ["*.part", *(() if resume else MADE_BY_TRAINING)]:  # .part: left by a kill
@@ -160,7 +165,7 @@ class Run:
     def _resume(self) -> None:
         state, path, damaged = checkpoint.newest(self.folder, self.tokenizer.fingerprint)
         for name, then, now in (
-            ("train.bin", state["extra"].get("crc"), self.crc),
+            ("train.bin or valid.bin", state["extra"].get("crc"), self.crc),
             ("config.json", state["train_config"], self.config),
         ):
             if then != now:
