@@ -12,13 +12,12 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from gpt2lib.attention import MultiHeadAttention
 from gpt2lib.config import GPTConfig
 
 EPS = 1e-5  # inside LayerNorm's root. Source: openai/gpt-2, src/model.py
-LOGITS_AT_ONCE = 2**23  # above this many, the head and the loss go through in chunks
+LOGITS_AT_ONCE = 2**24  # the head and the loss go through in chunks of at most so many
 
 
 class MLP(nn.Module):
@@ -103,11 +102,11 @@ class GPT(nn.Module):
                 f"each position needs one target, an id of int64: got idx {tuple(idx.shape)}, "
                 f"targets {tuple(targets.shape)} of {targets.dtype}."
             )
+        if not targets.is_cuda and not -1 <= targets.min() <= targets.max() < len(self.wte.weight):
+            raise self._outside(targets)
         x = self.hidden(idx).flatten(0, 1)  # (B·T, C)
-        try:
-            return _head_loss(x, self.wte.weight, targets.flatten())
-        except IndexError:
-            raise self._outside(targets) from None
+        total = HeadLoss.apply(x, self.wte.weight, targets.flatten())
+        return total / (targets != -1).sum().clamp(min=1)
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -163,20 +162,43 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def _head_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of the head's logits x @ weight.T: (N, C), (V, C), (N,) → ()."""
-    rows = max(1, LOGITS_AT_ONCE // len(weight))
-    if len(x) <= rows:
-        total = _summed_loss(x, weight, targets)
-    else:
-        total = sum(
-            checkpoint(_summed_loss, a, weight, b, use_reentrant=False)
-            for a, b in zip(x.split(rows), targets.split(rows), strict=True)
-        )
-    return total / (targets != -1).sum().clamp(min=1)
+class HeadLoss(torch.autograd.Function):
+    """Summed cross-entropy of the logits x @ weight.T, in chunks of rows: (N, C), (V, C), (N,) → ().
 
+    The gradient of a sum over rows is known as soon as a row's logits are, softmax less one at
+    the target; so it is taken at once, and the float32 logits of one chunk are all that exist.
+    Targets of −1 do not count.
+    """
 
-def _summed_loss(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    logits = F.linear(x, weight)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 loses a sum
-    return F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum in float32 or better; keep the two gradients for backward."""
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        total, grad_x, grad_weight = 0.0, [], None
+        with torch.autocast(kind, enabled=False):
+            w = weight.to(dtype)
+            rows = max(1, LOGITS_AT_ONCE // len(w))
+            for some, ids in zip(x.to(dtype).split(rows), targets.split(rows), strict=True):
+                logits = F.linear(some, w)  # (rows, V)
+                logits = logits.to(torch.promote_types(dtype, torch.float32))  # bf16 loses a sum
+                counted, at = ids != -1, ids.clamp(min=0)[:, None]
+                norm = logits.logsumexp(-1)
+                total = total + ((norm - logits.gather(1, at)[:, 0]) * counted).sum()
+                if ctx.needs_input_grad[0]:
+                    slope = logits.sub_(norm[:, None]).exp_()  # the softmax
+                    slope.scatter_add_(1, at, -torch.ones_like(at, dtype=slope.dtype))
+                    slope = slope.mul_(counted[:, None]).to(dtype)
+                    grad_x.append((slope @ w).to(x.dtype))
+                    one = (slope.mT @ some).to(weight.dtype)
+                    grad_weight = one if grad_weight is None else grad_weight.add_(one)
+        ctx.kept = (torch.cat(grad_x), grad_weight) if grad_x else None
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Scale what forward kept, in place: a table of (V, C) is not copied for a factor."""
+        if ctx.kept is None:
+            raise RuntimeError("a loss goes backward once: take model.loss again.")
+        (grad_x, grad_weight), ctx.kept = ctx.kept, None
+        return grad_x.mul_(grad), grad_weight.mul_(grad), None
