@@ -55,7 +55,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tu
 class MultiHeadAttention(nn.Module):
     """Causal self-attention in n_head heads of width D = n_embd / n_head, side by side.
 
-    forward: x (B, T, C) → (B, T, C).
+    forward: x (B, T, C) → (B, T, C). With a cache, x is what comes after the tokens in it, and
+    looks at those too. mask: (B, 1, T, S) of bool, or what broadcasts to it, where looking is
+    allowed among all S tokens so far; the causal mask if there is none.
     One matrix makes the queries, keys and values of all heads; PyTorch's fused kernel
     averages without ever storing the (T, T) weights; one matrix mixes the heads.
     Built by hand in the chapter on multi-head attention. Source: Vaswani et al. 2017, 3.2.2.
@@ -72,14 +74,55 @@ class MultiHeadAttention(nn.Module):
         self.n_head = n_head
         self.dropout = dropout
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, cache: "KVCache | None" = None, mask: Tensor | None = None
+    ) -> Tensor:
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        if cache is not None:
+            k, v = cache.extend(k, v)  # (B, H, S, D)
+        S = k.shape[2]
+        if mask is None and 1 < T < S:  # one token may look at all
+            mask = causal_mask(S, x.device)[-T:]
         p = self.dropout if self.training else 0.0
-        y = fused_attention(q, k, v, causal=True, dropout=p)  # (B, H, T, D)
+        y = fused_attention(q, k, v, mask, causal=mask is None and T == S, dropout=p)
         y = y.transpose(1, 2).reshape(B, T, C)
         return F.dropout(self.c_proj(y), p)
+
+
+class KVCache:
+    """The keys and values of what one layer has read, so that no token is read twice.
+
+    Room for size tokens is taken at the first, and filled in place: keys and values are
+    (B, H, size, D), of which the first length positions count.
+    Built by hand in the chapter on generation.
+    """
+
+    def __init__(self, size: int):
+        self.size, self.length = size, 0
+        self.keys = self.values = torch.empty(0)
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append keys and values (B, H, T, D); return all so far, views of (B, H, S, D).
+
+        Raises ValueError if there is no room for them, or a gradient would be lost in it.
+        """
+        if k.requires_grad:
+            raise ValueError("a cache keeps no gradient: read with it in model.evaluating(model).")
+        B, H, T, D = k.shape
+        begin, end = self.length, self.length + T
+        if end > self.size:
+            raise ValueError(
+                f"the cache has room for {self.size} tokens: got {end}. "
+                "Make a larger one, or begin anew with the last tokens."
+            )
+        if not begin:
+            self.keys, self.values = (k.new_empty(B, H, self.size, D) for _ in "kv")
+        self.keys[:, :, begin:end] = k
+        self.values[:, :, begin:end] = v
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 def fused_attention(

@@ -3,12 +3,13 @@
 B batch   T time   V vocabulary
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from gpt2lib.model import evaluating
+from gpt2lib.attention import KVCache
+from gpt2lib.model import GPT, evaluating
 
 
 def generate(
@@ -19,15 +20,19 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
+    pads: Tensor | None = None,
 ) -> Tensor:
     """Continue each row of idx by max_new_tokens: (B, T) → (B, T + max_new_tokens).
 
     Each token is drawn from the distribution of filter_logits, by generator if given; with
     temperature=0 it is the likeliest. Past block_size the model reads the last block_size
-    tokens. Raises ValueError as filter_logits does.
+    tokens. A GPT keeps keys and values of what it has read, and reads each token once, until it
+    must read the last block_size anew. pads: (B,) of int64, for prompts of different lengths:
+    how many tokens at the left of each row are filler; see left_padded.
+    Raises ValueError as filter_logits does.
     Built by hand in the chapter on generation.
     """
-    new = stream(model, idx, max_new_tokens, temperature, top_k, top_p, generator)
+    new = stream(model, idx, max_new_tokens, temperature, top_k, top_p, generator, pads)
     return torch.cat([idx, *(ids[:, None] for ids in new)], dim=1)
 
 
@@ -39,15 +44,53 @@ def stream(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
+    pads: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Like generate, but yield each row's new token as soon as it is drawn: (B,) of int64."""
+    _check(temperature, top_k, top_p)
+    cache = None
     for _ in range(max_new_tokens):
         with evaluating(model):
-            logits = model(idx[:, -model.config.block_size :])[:, -1]  # (B, V)
-        probs = filter_logits(logits, temperature, top_k, top_p).softmax(-1)
-        ids = torch.multinomial(probs, 1, generator=generator)  # (B, 1)
+            logits, cache = _next_logits(model, idx, cache, max_new_tokens, pads)  # (B, V)
+            if temperature == 0:
+                ids = logits.argmax(-1, keepdim=True)  # (B, 1)
+            else:
+                probs = filter_logits(logits, temperature, top_k, top_p).softmax(-1)
+                ids = torch.multinomial(probs, 1, generator=generator)
         idx = torch.cat([idx, ids], dim=1)
         yield ids[:, 0]
+
+
+def left_padded(prompts: Sequence[Sequence[int]], filler: int = 0) -> tuple[Tensor, Tensor]:
+    """Prompts of different lengths as one batch, each at the right: idx (B, T), pads (B,).
+
+    Raises ValueError if one is empty.
+    """
+    if not all(map(len, prompts)):
+        raise ValueError("each prompt needs at least one token: begin a new text with eot.")
+    T = max(map(len, prompts))
+    rows = [[filler] * (T - len(ids)) + list(ids) for ids in prompts]
+    return torch.tensor(rows), torch.tensor([T - len(ids) for ids in prompts])
+
+
+def _next_logits(
+    model: nn.Module, idx: Tensor, cache: list[KVCache] | None, room: int, pads: Tensor | None
+) -> tuple[Tensor, list[KVCache] | None]:
+    """The logits after the last token of each row, (B, V), and the cache, if there is to be one.
+
+    room: how many tokens a new cache needs room for beside those of idx.
+    """
+    T, block_size = idx.shape[1], model.config.block_size
+    if not isinstance(model, GPT):
+        return model(idx[:, -block_size:])[:, -1], None
+    beyond = max(0, T - block_size)  # tokens that fell out of sight: positions shift, all is new
+    if beyond or not cache:
+        cache = None if beyond else model.new_cache(min(T + room, block_size))
+        pads = None if pads is None else (pads - beyond).clamp(min=0)
+        x = model.hidden(idx[:, beyond:], cache, pads)
+    else:
+        x = model.hidden(idx[:, cache[0].length :], cache, pads)
+    return model.head(x[:, -1]), cache
 
 
 def filter_logits(

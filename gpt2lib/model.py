@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt2lib.attention import MultiHeadAttention
+from gpt2lib.attention import KVCache, MultiHeadAttention, causal_mask
 from gpt2lib.config import GPTConfig
 
 EPS = 1e-5  # inside LayerNorm's root. Source: openai/gpt-2, src/model.py
@@ -51,8 +51,10 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=EPS)
         self.mlp = MLP(config.n_embd, config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def forward(
+        self, x: Tensor, cache: KVCache | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache, mask)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -73,21 +75,43 @@ class GPT(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd, eps=EPS)
         self.init_weights()
 
-    def forward(self, idx: Tensor) -> Tensor:
+    def forward(self, idx: Tensor, cache: list[KVCache] | None = None) -> Tensor:
         """Logits of the next token after each position: (B, T) → (B, T, V)."""
-        return F.linear(self.hidden(idx), self.wte.weight)
+        return self.head(self.hidden(idx, cache))
 
-    def hidden(self, idx: Tensor) -> Tensor:
-        """The stream after the last LayerNorm, which the head reads: (B, T) → (B, T, C)."""
-        self._check(idx)
-        T = idx.shape[1]
+    def head(self, x: Tensor) -> Tensor:
+        """Logits from the stream, by the table that the tokens came from: (…, C) → (…, V)."""
+        return F.linear(x, self.wte.weight)
+
+    def new_cache(self, size: int | None = None) -> list[KVCache]:
+        """An empty cache for size tokens a row, block_size if None: model(idx, cache) fills it.
+
+        Then model(more, cache) reads only more, and gives the logits after what it reads.
+        """
+        return [KVCache(size or self.config.block_size) for _ in self.h]
+
+    def hidden(
+        self, idx: Tensor, cache: list[KVCache] | None = None, pads: Tensor | None = None
+    ) -> Tensor:
+        """The stream after the last LayerNorm, which the head reads: (B, T) → (B, T, C).
+
+        cache: what was read before idx, extended by it. pads: (B,) of int64, how many tokens at
+        the left of each row are filler, seen by no other; the row's text begins after them, at
+        position 0.
+        """
+        past = cache[0].length if cache else 0
+        self._check(idx, past)
+        at = slice(past, past + idx.shape[1])
+        mask = None
+        if pads is not None:
+            at, mask = _padded(pads, at)
         try:
-            x = self.wte(idx) + self.wpe.weight[:T]  # (B, T, C)
+            x = self.wte(idx) + self.wpe.weight[at]  # (B, T, C)
         except IndexError:
             raise self._outside(idx) from None
         x = F.dropout(x, self.config.dropout, self.training)
-        for block in self.h:
-            x = block(x)
+        for block, kept in zip(self.h, cache or [None] * len(self.h)):
+            x = block(x, kept, mask)
         return self.ln_f(x)
 
     def loss(self, idx: Tensor, targets: Tensor) -> Tensor:
@@ -127,15 +151,15 @@ class GPT(nn.Module):
             else:
                 p.fill_(1.0)
 
-    def _check(self, idx: Tensor) -> None:
+    def _check(self, idx: Tensor, past: int) -> None:
         if idx.dim() != 2 or idx.dtype != torch.int64:
             raise ValueError(
                 f"idx must be token ids, (B, T) of int64: got {tuple(idx.shape)} of {idx.dtype}."
             )
-        if not 1 <= idx.shape[1] <= self.config.block_size:
+        if not 1 <= idx.shape[1] <= self.config.block_size - past:
             raise ValueError(
-                f"a sequence may have 1 to block_size={self.config.block_size} tokens: "
-                f"got {idx.shape[1]}. Cut it, or build the model with a larger block_size."
+                f"a sequence may have 1 to block_size={self.config.block_size} tokens: got "
+                f"{past + idx.shape[1]}. Cut it, or build the model with a larger block_size."
             )
         # An index error inside a CUDA kernel comes late and poisons the process, so look
         # first; the look waits for the device, so not in training, where data.batches vouches.
@@ -150,20 +174,33 @@ class GPT(nn.Module):
         )
 
 
+def _padded(pads: Tensor, at: slice) -> tuple[Tensor, Tensor]:
+    """Positions (B, T) and mask (B, 1, T, S) of tokens number at, rows having pads to their left.
+
+    Filler looks at itself alone, lest a row of weights be empty.
+    """
+    S = torch.arange(at.stop, device=pads.device)
+    text = (S >= pads[:, None])[:, None]  # (B, 1, S)
+    mask = causal_mask(at.stop, pads.device) & text | (S == S[:, None])
+    return (S[at] - pads[:, None]).clamp(min=0), mask[:, None, at]
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Within it dropout is off and no gradient is kept; afterwards the model is as it was."""
     training = model.training
-    model.eval()
+    if training:
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        if training:
+            model.train()
 
 
 class HeadLoss(torch.autograd.Function):
-    """Summed cross-entropy of the logits x @ weight.T, in chunks of rows: (N, C), (V, C), (N,) → ().
+    """The summed cross-entropy of logits x @ weight.T, chunk by chunk: (N, C), (V, C), (N,) → ().
 
     The gradient of a sum over rows is known as soon as a row's logits are, softmax less one at
     the target; so it is taken at once, and the float32 logits of one chunk are all that exist.

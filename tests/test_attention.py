@@ -85,6 +85,17 @@ def test_the_fused_path_sees_what_the_seeing_path_sees():
         torch.testing.assert_close(fused.double(), seen, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("T", [1, 2, 64, 513], ids=str)
+def test_in_bf16_each_route_has_nearly_the_gradients_of_float64(T):
+    q, k, v = (x.requires_grad_() for x in qkv(torch.bfloat16, t=T))
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    grad = torch.randn(B, H, T, D, generator=torch.Generator().manual_seed(1))
+    fused_attention(q, k, v, causal=True).backward(grad.bfloat16())
+    attention(*exact, causal_mask(T))[0].backward(grad.double())
+    for x, y in zip((q, k, v), exact):
+        assert (x.grad - y.grad).norm() <= 0.02 * y.grad.norm() + 1e-9
+
+
 def test_the_heads_attend_side_by_side_then_mix():
     torch.manual_seed(0)
     attn = MultiHeadAttention(n_embd=H * D, n_head=H).double()

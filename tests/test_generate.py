@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gpt2lib.config import GPTConfig
-from gpt2lib.generate import filter_logits, generate, stream
+from gpt2lib.generate import filter_logits, generate, left_padded, stream
 from gpt2lib.model import GPT
 
 torch.set_num_threads(1)
@@ -129,15 +129,50 @@ def test_temperature_zero_takes_the_likeliest():
         assert torch.equal(out[:, t], best)
 
 
+def uncached(model, idx, n, **filters):
+    """The same by reading the last block anew for every token."""
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(n):
+        logits = model(idx[:, -model.config.block_size :])[:, -1]
+        probs = filter_logits(logits, **filters).softmax(-1)
+        ids = torch.multinomial(probs, 1, generator=generator)
+        idx = torch.cat([idx, ids], dim=1)
+    return idx
+
+
 @pytest.mark.parametrize("T", [1, 4, 6, 11])
-def test_the_model_reads_all_so_far_but_at_most_its_last_block(T):
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_what_is_kept_is_what_would_be_read_anew(T, temperature):
+    model, idx = gpt(), torch.randint(7, (2, T), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    out = generate(model, idx, 9, temperature, generator=generator)
+    assert torch.equal(out, uncached(model, idx, 9, temperature=temperature))
+
+
+@pytest.mark.parametrize("T", [1, 4, 6, 11])
+def test_each_token_is_read_once_until_the_block_is_full(T):
     model, read = gpt(), []
-    model.register_forward_pre_hook(lambda _model, args: read.append(args[0]))
-    idx = torch.randint(7, (2, T), generator=torch.Generator().manual_seed(0))
-    out = generate(model, idx, 5, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(out[:, :T], idx) and len(read) == 5
-    for t, seen in enumerate(read, T):
-        assert torch.equal(seen, out[:, max(0, t - 6) : t])
+    model.h[0].register_forward_pre_hook(lambda _block, args: read.append(args[0].shape[1]))
+    generate(model, torch.zeros(2, T, dtype=torch.int64), 5)
+    once = max(0, 6 - T)  # tokens after the prompt that still fit the block of 6
+    assert read == [min(T, 6)] + [1] * min(4, once) + [6] * (4 - min(4, once))
+
+
+def test_prompts_of_different_lengths_go_on_as_each_would_alone():
+    model = gpt().double()
+    prompts = [[3], [1, 2, 3, 4], [5, 5], [6, 0, 1, 2, 3]]
+    idx, pads = left_padded(prompts, filler=4)
+    assert pads.tolist() == [4, 1, 3, 0] and idx.shape == (4, 5)
+    for n in (1, 8):  # 8 slide past the block
+        out = generate(model, idx, n, temperature=0, pads=pads)
+        for row, prompt in zip(out, prompts):
+            alone = generate(model, torch.tensor([prompt]), n, temperature=0)
+            assert row[5:].tolist() == alone[0, len(prompt) :].tolist()
+
+
+def test_an_empty_prompt_is_refused():
+    with pytest.raises(ValueError, match="begin a new text with eot"):
+        left_padded([[1], []])
 
 
 def test_a_stream_is_what_generate_returns_and_comes_one_at_a_time():

@@ -138,6 +138,48 @@ def test_the_past_does_change_the_future():
     assert (model(changed)[:, -1] != model(idx)[:, -1]).any(-1).all()
 
 
+@pytest.mark.parametrize("chunks", [[11], [1] * 11, [4, 3, 4], [1, 9, 1], [10, 1]], ids=str)
+@pytest.mark.parametrize("pads", [None, [0, 3, 10]], ids=str)
+def test_reading_in_pieces_with_a_cache_is_reading_at_once(chunks, pads):
+    model, idx = gpt(dtype=torch.float64), ids()
+    pads = None if pads is None else torch.tensor(pads)
+    whole, cache = model.hidden(idx, pads=pads), model.new_cache(11)
+    with evaluating(model):
+        pieces = [model.hidden(piece, cache, pads) for piece in idx.split(chunks, dim=1)]
+        torch.testing.assert_close(torch.cat(pieces, dim=1), whole)
+        assert [layer.length for layer in cache] == [11, 11]
+        with pytest.raises(ValueError, match="room for 11 tokens: got 12"):
+            model(idx[:, :1], cache)
+    with pytest.raises(ValueError, match="keeps no gradient"):
+        model(idx, model.new_cache())
+
+
+def test_filler_at_the_left_changes_nothing_for_what_follows_it():
+    model, idx = gpt(dtype=torch.float64), ids()
+    x = model.hidden(idx, pads=torch.tensor([0, 3, 10]))
+    for row, n in enumerate((0, 3, 10)):
+        alone = model.hidden(idx[row : row + 1, n:])
+        torch.testing.assert_close(x[row : row + 1, n:], alone)
+    other = torch.where(torch.arange(11) < 3, idx.roll(1, 0), idx)  # other filler
+    torch.testing.assert_close(model.hidden(other, pads=torch.tensor([3] * 3))[1, 3:], x[1, 3:])
+
+
+def test_in_bf16_a_cache_keeps_bf16_and_reads_nearly_the_same():
+    model, idx = gpt(), ids()
+    with evaluating(model), torch.autocast("cpu", torch.bfloat16):
+        whole, cache = model(idx), model.new_cache()
+        pieces = [model(piece, cache) for piece in idx.split([5, 1, 1, 4], dim=1)]
+    assert cache[0].keys.dtype == torch.bfloat16 and cache[0].keys.shape == (3, 3, 16, 8)
+    torch.testing.assert_close(torch.cat(pieces, dim=1), whole, rtol=0.05, atol=0.02)
+
+
+def test_a_sequence_may_not_outgrow_the_block_with_a_cache_either():
+    model, cache = gpt(), gpt().new_cache(99)
+    with evaluating(model), pytest.raises(ValueError, match="1 to block_size=16 tokens: got 17"):
+        model(ids(T=16), cache)
+        model(ids(T=1), cache)
+
+
 def test_order_matters():
     model, idx = gpt(), ids()
     swapped = idx[:, [1, 0, *range(2, 11)]]
@@ -164,6 +206,13 @@ def test_a_batch_without_targets_costs_nothing_and_teaches_nothing():
     loss.backward()
     assert loss.item() == 0
     assert all((p.grad == 0).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_loss_goes_backward_once():
+    loss = gpt().loss(ids(), ids(seed=2))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward once"):
+        loss.backward()
 
 
 @pytest.mark.parametrize("logits_at_once", [61 * 32, 61 * 7, 61, 1])
