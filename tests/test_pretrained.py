@@ -515,7 +515,10 @@ def mutated_weights(rng, good):
 
 
 def as_transformers_reads_it(folder, model, idx):
-    there = GPT2LMHeadModel.from_pretrained(folder)
+    """Whether transformers gives these sizes the same logits. It is stricter about other fields."""
+    stated = json.loads((folder / "config.json").read_bytes())
+    sizes = {name: stated[name] for name, _ in pretrained.SIZES.values()}
+    there = GPT2LMHeadModel.from_pretrained(folder, config=GPT2Config(**sizes))
     with torch.no_grad():
         return relative(model(idx), there(idx).logits) < 1e-5
 
