@@ -7,8 +7,8 @@
 PYTHON ?= python3
 ARGS ?=
 
-help book serve test lab notebooks clean:
+help book serve test lab notebooks bench clean:
 	@$(PYTHON) make.py $@ $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test lab notebooks clean
+.PHONY: help book serve test lab notebooks bench clean

@@ -136,6 +136,12 @@ def notebooks(*names):
     return run("-m", "tools.notebooks", *names, **OFFLINE, **REPEATABLE)
 
 
+def bench(*arguments):
+    """measure speed and memory against peers; bench ARGS="--help" says how"""
+    environment()
+    return run("-m", "bench", *arguments, **OFFLINE)
+
+
 def clean():
     """remove what was built; the environment stays"""
     built = {"_build", ".pytest_cache", ".ruff_cache", ".hypothesis"}
@@ -159,7 +165,7 @@ def help():
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 # SOURCE_DATE_EPOCH: the date inside matplotlib's SVG.
 REPEATABLE = {"SOURCE_DATE_EPOCH": "0", "PYTHONHASHSEED": "0"}
-COMMANDS = {f.__name__: f for f in (book, serve, test, lab, notebooks, clean, help)}
+COMMANDS = {f.__name__: f for f in (book, serve, test, lab, notebooks, bench, clean, help)}
 
 
 def main(arguments):

@@ -71,6 +71,7 @@ SIZES = {  # name: n_layer, n_head, n_embd, block_size, vocab_size
     "gpt2-large": (36, 20, 1280, 1024, 50257),
     "gpt2-xl": (48, 25, 1600, 1024, 50257),
     "tiny": (2, 2, 32, 64, 257),  # for tests: milliseconds a step
+    "nano": (4, 4, 128, 64, 257),  # nanoGPT's for a CPU, byte by byte
     "small": (3, 4, 128, 256, 1024),  # for a laptop: a couple of minutes on Storyworld
 }
 

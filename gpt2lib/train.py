@@ -6,9 +6,12 @@ The caller owns the for-loop, so a notebook, a command and a test each evaluate,
 print as they like. The library prints nothing.
 """
 
+import ctypes
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
@@ -104,6 +107,21 @@ def uses_bf16(device: torch.device, config: TrainConfig) -> bool:
     if device.type == "cpu":
         can = torch.cpu.get_capabilities()
         return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+    return False
+
+
+def keep_memory() -> bool:
+    """Have the C library keep freed memory for the next update, until this process ends.
+
+    Otherwise glibc hands large tensors back to the kernel and gets them again as new pages, which
+    are cleared first, at every update. Linux with glibc only; returns whether it was done.
+    Source: mallopt(3).
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+        asked = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
+        return sys.platform == "linux" and all(mallopt(*pair) for pair in asked.items())
     return False
 
 

@@ -23,14 +23,15 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # A room imports only from lower floors; viz, at the side, from none.
 FLOORS = (
-    {"files", "bpe", "grammar"},
+    {"files", "bpe", "grammar", "processes"},
     {"config", "storyworld"},
     {"tokenizer", "attention", "optim", "corpora"},
     {"model", "seq2seq", "recurrent", "data"},
-    {"pretrained", "checkpoint", "generate", "evaluate", "lens"},
-    {"train", "finetune", "scaling"},
+    {"pretrained", "checkpoint", "packing", "evaluate", "tasks", "lens"},
+    {"train", "generate", "finetune", "scaling"},
     {"viz"},
     {"run"},
+    {"report"},
     {"cli"},
     {"__init__", "__main__"},  # hand on what others define
 )
