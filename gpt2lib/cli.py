@@ -159,16 +159,16 @@ class Pretrain:
             if replace(self, resume=None) != Pretrain():
                 raise ValueError("--resume goes by the run's own settings: give it alone.")
             return _pretrain(_saved(self.resume), resume=True)
-        folder = self.data.folder
+        folder, anew = self.data.folder, self.data.overwrite
         there = (folder / "config.json").exists() or checkpoint.numbered(folder)
-        if there and not self.data.overwrite:
+        if there and not anew:
             mine, found = _flags(self), _flags(_saved(folder))
             if other := ", ".join(flag for flag in mine if mine[flag] != found[flag]):
                 raise ValueError(
                     f"{folder} holds a run with another {other}. Go on with it: gpt2lib pretrain "
                     f"--resume {folder}. Or start one beside it with --out, or --overwrite it."
                 )
-        return _pretrain(self, resume=bool(there) and not self.data.overwrite)
+        return _pretrain(self, resume=bool(there) and not anew)
 
 
 def _flags(ask: Pretrain) -> dict:
@@ -324,4 +324,6 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(2)
     except (TrainingDiverged, run.Unsaved) as error:
         print(f"gpt2lib: {error} What was saved before stands.", file=sys.stderr)
+        if isinstance(error, TrainingDiverged):
+            print("The same command comes to this again: change the settings.", file=sys.stderr)
         sys.exit(1)

@@ -79,6 +79,7 @@ class Log:
 
     def flush(self) -> None:
         """Write the lines that wait. Raises OSError if the disk is still full."""
+        self.path.touch()  # somebody may have removed it: that is no reason to stop
         with self.path.open("r+b") as file:
             file.seek(self.size)  # over half a line, if the last attempt left one
             file.write(self.waiting)

@@ -12,12 +12,15 @@ import torch
 
 from gpt2lib import evaluate, viz
 from gpt2lib.generate import stream
-from gpt2lib.run import Run, byte_sizes
+from gpt2lib.run import Run, Unsaved, byte_sizes
 from gpt2lib.storyworld import World, pieces
 
 
 def tell(run: Run, rows: list, n_samples: int) -> Iterator[str]:
-    """How good the model is, line by line, to be printed; writes sample.txt and loss.svg."""
+    """How good the model is, line by line, to be printed; writes sample.txt and loss.svg.
+
+    Raises Unsaved if the disk did not take them.
+    """
     found, folder = losses(run, rows), run.folder
     stories = "floor" in found
     yield f"{found['tokens']:,} tokens of held-out {'stories, whole' if stories else 'text'}:"
@@ -31,8 +34,12 @@ def tell(run: Run, rows: list, n_samples: int) -> Iterator[str]:
         yield f"{valid:.0%} of {n_samples} samples are stories that the world could have told,"
         yield f"  and on average they hold for {far:.0%} of their length"
     yield f"\n{texts[0].strip()}\n"
-    (folder / "sample.txt").write_text("\n\n---\n\n".join(texts) + "\n", encoding="utf-8")
-    yield f"{picture(run, found)}  {folder / 'sample.txt'}"
+    text = "\n\n---\n\n".join(texts) + "\n"
+    try:
+        (folder / "sample.txt").write_text(text, encoding="utf-8")
+        yield f"{picture(run, found)}  {folder / 'sample.txt'}"
+    except OSError as error:
+        raise Unsaved(f"{folder} did not take sample.txt and loss.svg: {error}.") from error
     yield f"More of them: gpt2lib sample {folder} --n 3"
 
 

@@ -275,7 +275,7 @@ def spike(recent: Sequence[float], loss: float) -> float:
     """How far a loss lies over the mean of the recent ones, in nats, if it stands out; else 0.
 
     It stands out at more than 6 of their standard deviations and a tenth of a nat, once there
-    are 20 of them.
+    are 20 of them: a curve that falls or is noisy raises no alarm.
     """
     over = loss - float(np.mean(recent or [loss]))
     return over if len(recent) >= 20 and over > max(6 * np.std(recent), 0.1) else 0.0

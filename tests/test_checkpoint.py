@@ -192,6 +192,49 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(saved, monkeypat
     assert list(saved.parent.iterdir()) == [saved]
 
 
+def test_a_full_disk_is_told_as_what_it_is(saved):
+    """torch.save hides a failed write behind a RuntimeError of its own."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (10, 5000, 20_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            with pytest.raises(OSError, match="too large"):
+                checkpoint.save(saved, model=gpt(1), step=4)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.load(saved)["step"] == 3
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_numbered_checkpoints_are_found_by_their_numbers_newest_first(tmp_path):
+    names = ["step-000400.ckpt", "step-1000000.ckpt", "step-999999.ckpt", "best-000005.ckpt"]
+    for name in [*names, "step-12.ckpt.part", "step-.ckpt", "step-9b.ckpt", "best.ckpt"]:
+        Path(tmp_path, name).touch()
+    assert list(checkpoint.numbered(tmp_path)) == [1_000_000, 999_999, 400]
+    assert checkpoint.numbered(tmp_path, "best") == {5: tmp_path / "best-000005.ckpt"}
+    with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+        checkpoint.newest(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole: .*000400"):
+        checkpoint.newest(tmp_path)
+
+
+def test_the_newest_whole_checkpoint_is_taken_whichever_bit_of_the_newer_is_flipped(tmp_path):
+    for step in (1, 2):
+        path = tmp_path / f"step-{step:06}.ckpt"
+        checkpoint.save(path, model=gpt(step), step=step, tokenizer_fingerprint="ab")
+    state, taken, damaged = checkpoint.newest(tmp_path, "ab")
+    assert (state["step"], taken, damaged) == (2, path, [])
+    with pytest.raises(ValueError, match=r"000002\.ckpt was trained with another tokenizer \(ab\)"):
+        checkpoint.newest(tmp_path, "cd")  # not damaged: it is not passed over in silence
+    good, rng = path.read_bytes(), random.Random(1)
+    for at in (0, checkpoint.HEADER, *rng.sample(range(len(good)), 20), len(good) - 1):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1 << rng.randrange(8)]) + good[at + 1 :])
+        state, taken, damaged = checkpoint.newest(tmp_path, "ab")
+        assert state["step"] == 1 and taken.name == "step-000001.ckpt"
+        assert len(damaged) == 1 and str(path) in damaged[0]
+
+
 KILLS = """
 import os, random, signal, sys, time
 import torch

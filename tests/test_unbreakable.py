@@ -353,7 +353,7 @@ def test_a_checkpoint_with_code_in_it_is_passed_over_and_the_code_is_not_run(mon
 def of_another(what):
     """Make the folder's newest checkpoint, or what it stands on, another's."""
     if what == "tokenizer":
-        assert gpt2lib(*RUN, "--vocab-size", 1000, "--out", "other") == 0
+        assert gpt2lib(*RUN, "--vocab-size", 600, "--out", "other") == 0
         Path("run/step-000008.ckpt").write_bytes(Path("other/step-000012.ckpt").read_bytes())
     if what == "shape":
         path = Path("run/config.json")
@@ -499,12 +499,36 @@ def test_a_log_on_a_full_disk_waits_and_loses_no_line(tmp_path, limit):
     assert log.entries == lines == Log(log.path, 4).entries
 
 
+def test_a_log_that_somebody_removed_stops_no_checkpoint(monkeypatch):
+    killed_in(monkeypatch, 6)
+
+    def removing(log, entry, write=Log.write):
+        if entry["step"] == 6:
+            log.path.unlink()
+        write(log, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "write", removing)
+        assert gpt2lib(*RUN) == 0
+    assert kept() == [8, 12]
+
+
+def test_results_the_disk_has_no_room_for_are_an_error_that_the_same_command_mends(limit, capsys):
+    assert gpt2lib(*RUN) == 0
+    limit(Path("run/log.jsonl").stat().st_size)  # the picture is larger
+    assert gpt2lib(*RUN) == 1
+    limit()
+    assert "did not take sample.txt and loss.svg" in capsys.readouterr().err
+    assert gpt2lib(*RUN) == 0
+    assert Path("run/loss.svg").read_text().rstrip().endswith("</svg>")
+
+
 def test_a_read_only_folder_is_refused_before_anything_is_done(monkeypatch, capsys):
     killed_in(monkeypatch, 6)
     before = contents()
     capsys.readouterr()
-    for path in Path("run").iterdir():
-        path.chmod(0o644)
+    for path in (Path(), *Path("run").iterdir()):
+        path.chmod(0o755)
     Path("run").chmod(0o555)
     user = os.geteuid() if hasattr(os, "geteuid") else 1
     try:
@@ -557,6 +581,7 @@ def test_a_gradient_that_is_not_a_number_stops_the_run_and_the_checkpoints_stand
             said = capsys.readouterr().err
             assert "in step 10" in said and "gradient nan" in said
             assert "Try half the learning rate" in said and "What was saved before stands" in said
+            assert "comes to this again" in said
             assert kept() == [4, 8]
     assert gpt2lib(*RUN) == 0  # nothing of it was kept
     assert all_bits() == all_bits("whole") and history() == history("whole")
