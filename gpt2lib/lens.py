@@ -18,7 +18,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gpt2lib.attention import attention, causal_mask
@@ -127,7 +126,7 @@ def logit_lens(model: GPT, idx: Tensor) -> Tensor:
     """
     streams = activations(model, idx, ["embed", *(f"h.{i}" for i in range(model.config.n_layer))])
     with evaluating(model):
-        return torch.stack([F.linear(model.ln_f(x), model.wte.weight) for x in streams.values()])
+        return torch.stack([model.head(model.ln_f(x)) for x in streams.values()])
 
 
 def induction_scores(maps: Tensor, period: int) -> Tensor:
@@ -145,7 +144,6 @@ def induction_scores(maps: Tensor, period: int) -> Tensor:
 
 def _places(model: GPT) -> dict[str, tuple]:
     """Where to find each name: its module, whether at the input, and the view of what is meant."""
-
     H, places = model.config.n_head, {"embed": (model.h[0], True, _whole)}
 
     def by_head(x: Tensor, part: int = 0, parts: int = 1) -> Tensor:

@@ -91,7 +91,8 @@ def test_padding_cannot_change_a_rows_scores():
 def test_a_pad_inside_a_row_is_a_token_of_it():
     model = Classifier(gpt(), 4, PAD)
     inside = torch.tensor([[5, PAD, 7, PAD]])
-    torch.testing.assert_close(model(inside), model(inside[:, :3]))
+    by_hand = model.gpt.hidden(inside)[:, 2] @ model.head.weight.mT
+    torch.testing.assert_close(model(inside), by_hand)
 
 
 def test_the_loss_is_the_mean_surprisal_of_the_labels_that_are_known():
@@ -211,6 +212,7 @@ def test_lora_adds_the_product_of_its_matrices():
     x = torch.randn(4, 3, 5, dtype=torch.float64)
     W, b, A, B = linear.weight, linear.bias, lora.lora_A, lora.lora_B
     assert (A.shape, B.shape) == ((2, 5), (7, 2))
+    assert [name for name, p in lora.named_parameters() if p.requires_grad] == ["lora_A", "lora_B"]
     torch.testing.assert_close(lora(x), x @ (W + 6 / 2 * B @ A).mT + b, rtol=1e-12, atol=1e-12)
 
 

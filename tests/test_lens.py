@@ -169,7 +169,7 @@ def test_what_runs_later_reads_the_changed_activation_and_what_ran_before_is_the
             assert not torch.allclose(model(idx), logits)
         bits(seen[name], plain[name].flip(1))
         for before in list(plain)[: list(plain).index(name)]:
-            if not before == name[:-1] + "c_attn":  # of which q, k and v are parts
+            if before != name[:-1] + "c_attn":  # of which q, k and v are parts
                 bits(seen[before], plain[before])
 
 
