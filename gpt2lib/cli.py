@@ -47,11 +47,12 @@ class Data:
     gpt2lib pretrain --corpus python --vocab-size 4096
     """
 
-    corpus: str = "storyworld"  # storyworld, python, shakespeare, or the path of a file or folder
+    corpus: str = "storyworld"  # a name that gpt2lib info lists, or the path of a file or folder
     out: Folder = None  # the folder to write to; if not given, out/<corpus>
     tokenizer: str = "train"  # train (a new one), gpt2 (GPT-2's own), or the path of a saved one
     vocab_size: int = 1024  # of a new tokenizer
     stories: int = 20_000  # how many stories of storyworld
+    limit: Count = None  # of fineweb-edu or openwebtext: about so many tokens; if not given, all
     overwrite: bool = False  # replace what stands in the folder
 
     @property
@@ -61,7 +62,7 @@ class Data:
 
     def prepare(self) -> tuple[Tokenizer, dict]:
         """Write what is not there yet; return the tokenizer, and the tokens by split."""
-        about = (self.corpus, self.tokenizer, self.vocab_size, self.stories)
+        about = (self.corpus, self.tokenizer, self.vocab_size, self.stories, self.limit)
         print(f"tokens of {self.corpus} in {self.folder}", flush=True)
         if not run.prepare(self.folder, *about, overwrite=self.overwrite):
             print("  were there already")
@@ -73,8 +74,8 @@ class Data:
         with alone(self.folder):
             tokenizer, shards = self.prepare()
         for split, tokens in shards.items():
-            size = run.byte_sizes(tokenizer)[tokens].sum()
-            print(f"  {split}  {len(tokens):,} tokens, {size / len(tokens):.2f} bytes a token")
+            mean = run.byte_sizes(tokenizer)[tokens[: 2**24]].mean()
+            print(f"  {split}  {len(tokens):,} tokens, {mean:.2f} bytes a token")
         return 0
 
 
@@ -296,10 +297,13 @@ class Info:
         print(f"training   in {dtype}")
         print(f"cache      {corpora.cache_folder()}")
         print("corpora    storyworld (generated)\n           python (the sources of this Python)")
+        print("           python+packages (those of its packages too)")
         for corpus, source in corpora.DOWNLOADS.items():
             here = (corpora.cache_folder() / source.file).exists()
             state = "in the cache" if here else f"to be downloaded from {source.address}"
             print(f"           {corpus} ({state})")
+        for corpus, (address, _) in corpora.STREAMED.items():
+            print(f"           {corpus} (streamed from https://huggingface.co/datasets/{address})")
         return 0
 
 

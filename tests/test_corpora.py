@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt2lib import bpe, corpora
+from gpt2lib import bpe, corpora, data, run
 from gpt2lib.corpora import Corpus, cache_folder, corpus
 from gpt2lib.storyworld import World
+from gpt2lib.tokenizer import EOT, Tokenizer
 
 
 def test_each_tenth_document_is_for_validation():
@@ -27,6 +28,11 @@ def test_of_few_documents_the_last_tenth_of_each_is_for_validation(n):
     train, valid = list(c.documents("train")), list(c.documents("valid"))
     assert [a + b for a, b in zip(train, valid, strict=True)] == texts == list(c.documents())
     assert {len(t) for t in train} == {int(101 * 0.9)}
+
+
+def test_a_part_without_text_is_no_document():
+    c = Corpus("short", lambda: ["a", "b" * 10])
+    assert list(c.documents("train")) == ["b" * 9] and list(c.documents("valid")) == ["a", "b"]
 
 
 def test_storyworld_is_told_without_a_file_and_the_same_each_time():
@@ -232,6 +238,24 @@ def test_a_streamed_corpus_is_read_from_its_files_where_they_are(fineweb):
     assert next(iter(c.rows("train"))) == {"text": "page 10"}
     with pytest.raises(ValueError, match="split must be"):
         c.documents("test")
+
+
+def test_a_streamed_corpus_becomes_the_tokens_of_a_run(fineweb, tmp_path, monkeypatch):
+    c = replace(corpus("fineweb-edu"), held_out=10)
+    monkeypatch.setattr(corpora, "corpus", lambda *_, **__: c)
+    ask = (tmp_path, "fineweb-edu", "train", 270, 0)
+    (tmp_path / "train.bin.json").write_text("{}")  # of a run that is given up
+    (tmp_path / "train.bin.part").write_text("")
+    with pytest.raises(ValueError, match="was begun as"):
+        run.prepare(*ask, None, overwrite=False)
+    assert run.prepare(*ask, None, overwrite=True)
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.json")
+    for split in ("train", "valid"):
+        texts = tokenizer.decode(data.read_shard(tmp_path / f"{split}.bin", tokenizer))
+        assert texts.split(EOT) == ["", *c.documents(split), ""]
+    assert not run.prepare(*ask, None, overwrite=False)
+    with pytest.raises(ValueError, match="Choose another folder"):
+        run.prepare(*ask, 5, overwrite=False)
 
 
 @pytest.mark.parametrize("name", ["fineweb-edu", "openwebtext"])
