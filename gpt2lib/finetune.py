@@ -108,12 +108,13 @@ def add_lora(
     Built in the chapter on fine-tuning.
     """
     linears = [f".{name}" for name, module in model.named_modules() if type(module) is nn.Linear]
-    for target in targets:
-        if not any(name.endswith(f".{target}") for name in linears):
-            raise ValueError(f"no Linear has a name that ends in {target!r}: try 'c_attn'.")
+    ends = tuple(f".{target}" for target in targets)
+    for end in ends:
+        if not any(name.endswith(end) for name in linears):
+            raise ValueError(f"no Linear has a name that ends in {end[1:]!r}: try 'c_attn'.")
     model.requires_grad_(False)
     for name in linears:
-        if name.endswith(tuple(f".{target}" for target in targets)):
+        if name.endswith(ends):
             linear = model.get_submodule(name[1:])
             model.set_submodule(name[1:], LoRALinear(linear, r, alpha, dropout))
 

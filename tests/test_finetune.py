@@ -345,6 +345,8 @@ def test_a_model_that_is_its_reference_has_no_preference():
     logprobs = torch.tensor([-3.0, -400.0])
     loss = dpo_loss(logprobs, logprobs - 7, logprobs, logprobs - 7)
     assert loss.item() == pytest.approx(math.log(2))
+    one_better = dpo_loss(logprobs + 1, logprobs, logprobs, logprobs)  # at their default β of 0.1
+    assert one_better.item() == pytest.approx(math.log(1 + math.exp(-0.1)))
 
 
 def test_far_from_the_reference_the_dpo_loss_stays_finite():
