@@ -105,6 +105,7 @@ def stream_shard(
 ) -> Iterator[int]:
     """Write a corpus that is streamed to a shard, so that a stop at any instant costs little.
 
+    One shard, however large: whoever reads it maps one array, and windows may lie anywhere in it.
     Yields how many tokens are safe on the disk, each time that `every` more are. Until the shard
     is whole it is called <name>.part, and <name>.json says how far the corpus was read; called
     again, this goes on there. In the end the file is that of one go, byte for byte.
@@ -130,6 +131,8 @@ def stream_shard(
                 safe = shard.n
                 write_json(note, about | {"n": safe, "crc": shard.crc, "rows": rows.state_dict()})
                 yield safe
+        if not shard.n:
+            raise ValueError(f"the corpus {corpus.name!r} has no text for the split {split!r}.")
         shard.write([tokenizer.eot])
         shard.finish()
         shard.flush()

@@ -321,6 +321,13 @@ def test_a_stream_may_end_early(pages, tmp_path):
         assert n > limit
 
 
+def test_a_stream_without_text_is_no_shard(tmp_path):
+    empty = Streamed("empty", lambda: Pages(["", ""]), held_out=0)
+    with pytest.raises(ValueError, match="'empty' has no text for the split 'train'"):
+        list(data.stream_shard(tmp_path / "s.bin", empty, "train", TOKENIZER))
+    assert not (tmp_path / "s.bin").exists()
+
+
 @pytest.mark.parametrize("wrong", ["corpus", "split", "tokenizer"])
 def test_what_was_begun_as_another_is_not_gone_on_with(wrong, pages, tmp_path):
     ask = {"corpus": pages, "split": "train", "tokenizer": TOKENIZER}
