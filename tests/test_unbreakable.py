@@ -661,13 +661,14 @@ def test_a_command_that_cannot_begin_leaves_no_folder():
 
 
 if __name__ == "__main__":
-    kills, steps = int(sys.argv[1]), 3000
+    kills = int(sys.argv[1])
+    steps = 50 * kills
     os.chdir(tempfile.mkdtemp())
     started = time.perf_counter()
     with pytest.raises(SystemExit):
-        cli.main([*RUN, "--steps", str(steps), "--eval-every", "20", "--out", "whole"])
+        cli.main([*RUN, "--steps", str(steps), "--eval-every", "10", "--out", "whole"])
     uninterrupted = time.perf_counter() - started
-    found, _ = kill_again_and_again("cut", kills, steps, 20, random.Random(), most=100)
+    found, _ = kill_again_and_again("cut", kills, steps, 10, random.Random(), most=50)
     print(f"\n{kills} kills, after updates", *(step for step, _ in found))
     print(f"{sum(part for _, part in found)} of them fell into the writing of a file")
     print(f"{uninterrupted:.0f} s uninterrupted, {time.perf_counter() - started:.0f} s in all")
