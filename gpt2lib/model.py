@@ -227,9 +227,10 @@ class HeadLoss(torch.autograd.Function):
                     slope.scatter_add_(1, at, -torch.ones_like(at, dtype=slope.dtype))
                     slope = slope.mul_(counted[:, None]).to(dtype)
                     grad_x.append((slope @ w).to(x.dtype))
-                    one = (slope.mT @ some).to(weight.dtype)
-                    grad_weight = one if grad_weight is None else grad_weight.add_(one)
-        ctx.kept = (torch.cat(grad_x), grad_weight) if grad_x else None
+                    if ctx.needs_input_grad[1]:
+                        one = (slope.mT @ some).to(weight.dtype)
+                        grad_weight = one if grad_weight is None else grad_weight.add_(one)
+        ctx.kept = (torch.cat(grad_x) if grad_x else None, grad_weight)
         return total
 
     @staticmethod
@@ -237,5 +238,5 @@ class HeadLoss(torch.autograd.Function):
         """Scale what forward kept, in place: a table of (V, C) is not copied for a factor."""
         if ctx.kept is None:
             raise RuntimeError("a loss goes backward once: take model.loss again.")
-        (grad_x, grad_weight), ctx.kept = ctx.kept, None
-        return grad_x.mul_(grad), grad_weight.mul_(grad), None
+        kept, ctx.kept = ctx.kept, None
+        return *(None if one is None else one.mul_(grad) for one in kept), None

@@ -208,6 +208,37 @@ def test_a_batch_without_targets_costs_nothing_and_teaches_nothing():
     assert all((p.grad == 0).all() for p in model.parameters() if p.grad is not None)
 
 
+class Products(TorchDispatchMode):
+    """Counts the matrix products in which the vocabulary takes part."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.mm.default:
+            self.n += any(61 in t.shape for t in args)
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_is_frozen_costs_the_head_nothing_and_the_rest_learns_the_same():
+    model, targets = gpt(dtype=torch.float64), ids(seed=2)
+    F.cross_entropy(model(ids()).mT, targets).backward()
+    expected = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    for table, n in ((True, 3), (False, 2)):
+        model.wte.requires_grad_(table)
+        with Products() as products:
+            model.loss(ids(), targets).backward()
+        assert products.n == n
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                torch.testing.assert_close(p.grad, expected[name])
+        model.zero_grad()
+    assert model.wte.weight.grad is None
+    with evaluating(model), Products() as products:
+        model.loss(ids(), targets)
+    assert products.n == 1
+
+
 def test_a_loss_goes_backward_once():
     loss = gpt().loss(ids(), ids(seed=2))
     loss.backward(retain_graph=True)
