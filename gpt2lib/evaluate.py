@@ -124,10 +124,10 @@ def detokenize_wikitext(text: str) -> str:
     """WikiText as Wikipedia had it: blanks and marks that its makers added are taken out.
 
     " = = Life = = " becomes "== Life ==", "2 @.@ 5 % ( a " red " one ) , isn 't" becomes
-    '2.5% (a "red" one), isn't'. Only blanks and @ go, and a word stays a word, so a loss can still
-    be told by n_words of the original. <unk> stays. So do blanks that may have been there, as
-    around ' and /. The GPT-2 paper gains 2.5 to 5 perplexity by such rules but does not list its
-    own; these are ours. Source: Radford et al. 2019, 3.1.
+    '2.5% (a "red" one), isn't'. Only blanks and @ go, and no two lines of WikiText-2 become one,
+    so a loss can still be told by n_words of the original. <unk> stays. So do blanks that may have
+    been there, as around ' and /. The GPT-2 paper gains 2.5 to 5 perplexity by such rules but does
+    not list its own; these are ours. Source: Radford et al. 2019, 3.1.
     """
     for pattern, new in _WIKITEXT:
         text = re.sub(pattern, new, text)

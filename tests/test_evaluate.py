@@ -238,6 +238,7 @@ def test_a_text_costs_the_same_in_every_unit():
         (" at 18 : 05 , 5 – 6 km , but 5 – a ", "at 18:05, 5–6 km, but 5 – a"),
         (" ( 24 in ) [ sic ] 50 % of $ 3 and # 2 ", "(24 in) [sic] 50% of $3 and #2"),
         (" ( ( a ) , b ) . ", "((a), b)."),
+        (" US$ 3 , f( x ) and = $ 4 ", "US$ 3, f( x) and = $4"),
         (' he said " <unk> red " , " yes . " ', 'he said "<unk> red", "yes."'),
         (' ( " it " ) " a " b " ', '("it") "a" b "'),
         (

@@ -145,7 +145,12 @@ def test_the_power_law_is_the_line_through_the_logarithms():
     b, log_a = np.polyfit(np.log(x), np.log(y), 1)
     law = scaling.power_law(x, y)
     assert law.b.value == pytest.approx(b) and law.a.value == pytest.approx(np.exp(log_a))
-    assert law.a.low < law.a.value < law.a.high and law.b.low < law.b.value < law.b.high
+    errors, x = np.log(y / law(x)), np.log(x)
+    variance = (errors**2).sum() / 2 / ((x - x.mean()) ** 2).sum()  # of b; of ln a at x = 0
+    t = 4.302653  # Student's 97.5% with 4 − 2 degrees of freedom
+    assert law.b.high - b == pytest.approx(t * variance**0.5) == b - law.b.low
+    assert np.log(law.a.high) - log_a == pytest.approx(t * (variance * (x**2).mean()) ** 0.5)
+    assert np.log(law.a.high * law.a.low) == pytest.approx(2 * log_a)
 
 
 @pytest.mark.parametrize("truth", [FLOOR, (2.57, 5e3, 0.5), (1.0, 20.0, 0.1)])

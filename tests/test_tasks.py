@@ -296,6 +296,15 @@ def test_the_three_measures_can_choose_three_endings(tokenizer):
         assert tasks.multiple_choice(model, tokenizer, [q]) == (*chosen, 1)
 
 
+def test_an_ending_is_as_long_as_its_bytes_not_its_characters(tokenizer):
+    first, second = "é".encode()
+    model = Favourite(tokenizer, {ord("x"): {ord(" "): 99}, first: {second: 99}})
+    model.table[ord(" ")] = -60
+    model.table[ord(" "), ord("a")], model.table[ord(" "), first] = math.log(0.6), math.log(0.4)
+    q = {"ctx": "x", "endings": ["a", "é"], "label": 1}  # a byte: ln 0.4 / 2 > ln 0.6
+    assert tasks.multiple_choice(model, tokenizer, [q]) == (0, 0, 1, 1)
+
+
 @pytest.mark.parametrize("label", [-1, 2, "7"])
 def test_a_label_that_is_no_ending_is_refused(tokenizer, label):
     with pytest.raises(ValueError, match=f"an index, 0 to 1 for these endings: got {label}"):
@@ -334,6 +343,11 @@ def test_rouge_l_takes_the_sentences_of_a_summary_in_any_order():
     assert tasks.rouge([made.replace("\n", " ")], [reference.replace("\n", " ")]).rouge_l == 50
 
 
+def test_rouge_l_goes_by_the_sentences_of_the_reference():
+    assert tasks.rouge(["b\nb"], ["b b"]).rouge_l == 50  # both find the same b
+    assert tasks.rouge(["b b"], ["b\nb"]).rouge_l == 100
+
+
 def test_rouge_stems():
     assert tasks.rouge(["cats running"], ["cat run"]).rouge_1 == 100
 
@@ -365,7 +379,7 @@ def test_bleu_is_of_the_corpus_not_the_mean_of_its_sentences():
         ("red red blue", ["red blue blue"], False, 2 * 2 / 6),
         ("London", ["Paris"], False, 0),
         ("in Paris", ["London", "Paris, France", "in paris"], True, 1),
-        ("in Paris", ["London", "Paris, France", "Paris"], False, 2 / 3),
+        ("in Paris", ["London", "Paris", "Paris, France"], False, 2 / 3),
         ("", [""], True, 1),
         ("the", ["a"], True, 1),
         ("", ["Paris"], False, 0),
