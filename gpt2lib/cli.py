@@ -4,8 +4,10 @@ Each is a dataclass whose fields are its flags; calling it runs it and gives the
 """
 
 import codecs
+import io
 import platform
 import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
@@ -18,7 +20,7 @@ from tqdm import tqdm
 from tyro.conf import OmitArgPrefixes, Positional, arg, subcommand
 
 import gpt2lib
-from gpt2lib import checkpoint, corpora, data, report, run
+from gpt2lib import checkpoint, corpora, data, processes, report, run
 from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.files import alone, read_json, write_json
 from gpt2lib.generate import stream
@@ -123,6 +125,7 @@ class Pretrain:
              gpt2lib pretrain --corpus shakespeare --steps 2000
              gpt2lib pretrain --resume out/shakespeare     (after Ctrl-C, or a crash)
              gpt2lib sample out/shakespeare --prompt "ROMEO:"
+             torchrun --nproc-per-node 2 -m gpt2lib pretrain      (the same run, on 2 processes)
 
     The run is a folder: settings, tokens, log, checkpoints, samples and a picture of the loss.
     The same command again goes on from its newest whole checkpoint, as --resume does.
@@ -136,6 +139,7 @@ class Pretrain:
     dropout: float = 0.0
     align: Literal["auto", "any", "document"] = "auto"  # where training sequences begin
     device: str = "auto"  # auto: cuda, else mps, else cpu
+    shard: bool = False  # with torchrun: share out the model (FSDP2); if not given, each has it all
     eval_every: int = 100  # updates from one evaluation and checkpoint to the next
     eval_batches: int = 50  # held-out batches in the last evaluation; before it, an eighth of them
     keep_last: int = 2  # checkpoints to resume from; the older are removed
@@ -157,9 +161,9 @@ class Pretrain:
 
     def __call__(self) -> int:
         if self.resume:
-            if replace(self, resume=None) != Pretrain():
+            if replace(self, resume=None, shard=False) != Pretrain():
                 raise ValueError("--resume goes by the run's own settings: give it alone.")
-            return _pretrain(_saved(self.resume), resume=True)
+            return _pretrain(replace(_saved(self.resume), shard=self.shard), resume=True)
         folder, anew = self.data.folder, self.data.overwrite
         there = (folder / "config.json").exists() or checkpoint.numbered(folder)
         if there and not anew:
@@ -173,8 +177,8 @@ class Pretrain:
 
 
 def _flags(ask: Pretrain) -> dict:
-    """What was asked for, by flag; where the run is, and whether it is a new one, aside."""
-    flat = asdict(ask)
+    """What was asked for, by flag; where the run is, how spread, whether a new one, aside."""
+    flat = asdict(ask) | {"shard": False}
     flat |= flat.pop("data") | flat.pop("train") | {"out": None, "overwrite": False}
     return {f"--{name.replace('_', '-')}": value for name, value in flat.items()}
 
@@ -196,12 +200,13 @@ def _saved(folder: Path) -> Pretrain:
 def _pretrain(ask: Pretrain, resume: bool) -> int:
     """Begin a run or go on with one, to its end or the first Ctrl-C; gives the exit status."""
     folder, device, steps = ask.data.folder, run.device(ask.device), ask.train.steps
-    with alone(folder):
-        ask.data.prepare()
-        keep = (ask.keep_last, ask.keep_best)
+    with processes.joined(device), _process_0_in(folder):
+        with processes.rank_0_first():
+            ask.data.prepare()
+        keep = (ask.keep_last, ask.keep_best, ask.shard)
         made = run.Run(folder, ask.data.corpus, ask.shape(), ask.train, device, resume, *keep)
         rows = list(islice(made.held_out, ask.eval_batches))
-        if not resume:
+        if made.writes and not resume:
             write_json(folder / "config.json", asdict(ask))
         for note in made.notes:
             print(note)
@@ -211,23 +216,31 @@ def _pretrain(ask: Pretrain, resume: bool) -> int:
             print(f"stopped after update {made.step:,}, saved. To go on, the same command, or:")
             print(f"  gpt2lib pretrain --resume {folder}")
             return 128 + stopped
-        for line in report.tell(made, rows, ask.samples):
+        made.unshard()
+        for line in report.tell(made, rows, ask.samples) if made.writes else ():
             print(line)
     return 0
+
+
+def _process_0_in(folder: Path):
+    """Process 0 alone writes in the folder, and prints; what the others print is dropped."""
+    return alone(folder) if processes.rank() == 0 else redirect_stdout(io.StringIO())
 
 
 def _train(ask: Pretrain, made: run.Run, rows: list) -> int:
     """Make the updates that are left and tell of them; gives the signal that stopped it, or 0."""
     shape, batch = made.model.config, ask.train.batch_size * ask.train.accumulation
     first, steps = made.step, ask.train.steps
+    n = f"{processes.world_size()} × " if processes.world_size() > 1 else ""
     print(
-        f"{shape.n_params():,} parameters on {made.device} in "
+        f"{shape.n_params():,} parameters on {n}{made.device} in "
         f"{'bf16' if uses_bf16(made.device, ask.train) else 'float32'}, updates {first + 1:,} to "
         f"{steps:,} of {batch} × {shape.block_size} tokens"
     )
     with run.stop_asked() as asked:
         updates = made.updates(ask.align, rows, ask.eval_every, asked)
-        bar = tqdm(updates, "training", steps, initial=first, unit="step", disable=None)
+        quiet = None if made.writes else True  # None: unless this is a terminal
+        bar = tqdm(updates, "training", steps, initial=first, unit="step", disable=quiet)
         for found in bar:
             text = "loss {loss:.3f}, {tokens_per_second:,.0f} tokens/s".format_map(found)
             bar.set_postfix_str(text, refresh=False)

@@ -62,10 +62,15 @@ def read_json(path: Path) -> dict:
 class Log:
     """log.jsonl: each entry is a line, and on its way to the disk as soon as it is written."""
 
-    def __init__(self, path: Path, step: int):
-        """Open for appending after step updates; what a killed run wrote beyond is dropped."""
-        self.path = path
+    def __init__(self, path: Path, step: int, writes: bool = True):
+        """Open for appending after step updates; what a killed run wrote beyond is dropped.
+
+        writes=False only reads, and remembers: of many processes one writes.
+        """
+        self.path, self.writes = path, writes
         self.entries = [entry for entry in _entries(path) if entry["step"] <= step]
+        if not writes:
+            return
         with whole(path) as file:
             file.writelines(json.dumps(entry).encode() + b"\n" for entry in self.entries)
             self.size, self.waiting = file.tell(), b""
@@ -73,12 +78,15 @@ class Log:
     def write(self, entry: dict) -> None:
         """Append one line; where the disk is full it waits in memory for the next."""
         self.entries.append(entry)
-        self.waiting += json.dumps(entry).encode() + b"\n"
-        with suppress(OSError):
-            self.flush()
+        if self.writes:
+            self.waiting += json.dumps(entry).encode() + b"\n"
+            with suppress(OSError):
+                self.flush()
 
     def flush(self) -> None:
         """Write the lines that wait. Raises OSError if the disk is still full."""
+        if not self.writes:
+            return
         self.path.touch()  # somebody may have removed it: that is no reason to stop
         with self.path.open("r+b") as file:
             file.seek(self.size)  # over half a line, if the last attempt left one

@@ -35,9 +35,28 @@ def joined(device: torch.device) -> Iterator[None]:
         raise ValueError(f"many processes train on cpu or cuda: got {device}. Give --device cpu.")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(BACKENDS[device.type])
+    dist.init_process_group(BACKENDS[device.type], **_meeting_place())
     yield
     dist.destroy_process_group()  # not after an error: the others may wait for this process
+
+
+def _meeting_place() -> dict:
+    """Where the processes find each other, as init_process_group takes it; {} for its own way.
+
+    torchrun keeps one table of addresses through all restarts (--max-restarts), so a new process
+    may find there the address of one that has ended: each attempt gets a corner of its own. On
+    several machines they count attempts differently; there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    does it. Source: pytorch/pytorch, issue 135712.
+    """
+    env = os.environ
+    if (
+        env["LOCAL_WORLD_SIZE"] != env["WORLD_SIZE"]
+        or env["TORCHELASTIC_USE_AGENT_STORE"] != "True"
+    ):
+        return {}
+    table = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False)
+    corner = dist.PrefixStore(f"attempt {env['TORCHELASTIC_RESTART_COUNT']}", table)
+    return {"store": corner, "rank": int(env["RANK"]), "world_size": int(env["WORLD_SIZE"])}
 
 
 def local_rank() -> int:

@@ -23,6 +23,8 @@ What happens when:
                                to the same update, so begin anew with gentler settings
     the loss jumps             the clipped update is made, the log marks it, the command says so
     two processes, one folder  the second is refused
+    one of torchrun's ends     torchrun ends the others; with --max-restarts all go on from the
+                               newest whole checkpoint
 
 Built in the chapter on pretraining.
 """
@@ -41,7 +43,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from gpt2lib import checkpoint, corpora, data, evaluate, optim
+from gpt2lib import checkpoint, corpora, data, evaluate, optim, processes
 from gpt2lib import tokenizer as tokenizers
 from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.files import Log, read_json, write_json
@@ -134,9 +136,11 @@ class Run:
     folder: as prepare made it. corpus: its name. shape: that of the model, but for the size of
     the vocabulary, which is the tokenizer's. Everything random follows config.seed. Without
     resume an older run in the folder is removed, once it is sure that this one can begin.
+    Of many processes (torchrun) each makes one, and calls the same methods; process 0 writes.
+    shard: whether each holds its shard of the model, or a replica.
     notes: sentences on the checkpoint that was taken, and on those that had to be passed over.
     Raises ValueError, and changes nothing, if none is whole, or if it is not of these tokens,
-    this shape and this config.
+    this shape and this config; or if the rows of a batch cannot be shared evenly.
     """
 
     def __init__(
@@ -149,9 +153,11 @@ class Run:
         resume: bool,
         keep_last: int = 2,
         keep_best: int = 1,
+        shard: bool = False,
     ):
         self.folder, self.corpus, self.config, self.device = folder, corpus, config, device
         self.keep_last, self.keep_best = keep_last, keep_best
+        self.batch_size = processes.rows(config.batch_size)  # of this process
         self.tokenizer = Tokenizer.load(folder / "tokenizer.json")
         self.tokens, valid = (
             data.read_shard(folder / f"{split}.bin", self.tokenizer) for split in ("train", "valid")
@@ -164,6 +170,8 @@ class Run:
         torch.manual_seed(config.seed)
         shape = replace(shape, vocab_size=self.tokenizer.n_vocab)
         self.model = GPT(shape).to(device)
+        if shard:
+            processes.shard(self.model, device)
         self.optimizers = optim.optimizers(self.model, config)
         if corpus == "storyworld":
             self.held_out = data.whole_documents(valid, eot, 16, shape.block_size)
@@ -174,10 +182,12 @@ class Run:
         self.crc = zlib.crc32(valid, zlib.crc32(self.tokens))
         if resume and checkpoint.numbered(folder):
             self._resume()
-        for name in ["*.part", *(() if resume else MADE_BY_TRAINING)]:  # .part: left by a kill
-            for path in folder.glob(name):
-                path.unlink()
-        self.log = Log(folder / "log.jsonl", self.step)
+        self.writes = processes.rank() == 0
+        if self.writes:
+            for name in ["*.part", *(() if resume else MADE_BY_TRAINING)]:  # .part: left by a kill
+                for path in folder.glob(name):
+                    path.unlink()
+        self.log = Log(folder / "log.jsonl", self.step, self.writes)
         self.recent = deque(self.log.curve("loss")[1], maxlen=50)
 
     def _resume(self) -> None:
@@ -209,12 +219,13 @@ class Run:
             align = "document" if self.corpus == "storyworld" else "any"
         batches = data.batches(
             self.tokens,
-            self.config.batch_size,
+            self.batch_size,
             self.model.config.block_size,
             seed=self.config.seed,
             start=self.step * self.config.accumulation,
             align=align,
             eot=self.tokenizer.eot,
+            part=(processes.rank(), processes.world_size()),
             device=self.device,
         )
         args = {"optimizers": self.optimizers, "first": self.step}
@@ -247,7 +258,7 @@ class Run:
 
         Raises TrainingDiverged if it is not finite: then they are not worth keeping.
         """
-        nats = evaluate.loss(self.model, rows)
+        nats = processes.highest(evaluate.loss(self.model, rows))  # each read all the rows
         if not math.isfinite(nats):
             raise TrainingDiverged(
                 f"the held-out loss must stay finite: after update {self.step} it is {nats}. "
@@ -267,26 +278,36 @@ class Run:
 
         Raises OSError, and has removed nothing, if it cannot be written.
         """
-        self.log.flush()
+        with processes.failing_together():
+            self.log.flush()
         self.save(f"step-{self.step:06}.ckpt", self.optimizers)
         steps = [step for step in checkpoint.numbered(self.folder) if step <= self.step]
         kept = {"step": steps[: self.keep_last], "best": [step for _, step in self.best]}
         for kind, steps in kept.items():
             for step, path in checkpoint.numbered(self.folder, kind).items():
-                if step not in steps:
+                if step not in steps and self.writes:
                     path.unlink()
 
     def save(self, name: str, optimizers=()) -> None:
         """Write the weights to a checkpoint, and the optimizers, if it is to resume from."""
-        checkpoint.save(
-            self.folder / name,
-            model=self.model,
-            optimizers=optimizers,
-            step=self.step,
-            train_config=self.config,
-            tokenizer_fingerprint=self.tokenizer.fingerprint,
-            extra={"best": self.best, "opening": self.opening, "crc": self.crc},
-        )
+        with processes.failing_together():
+            checkpoint.save(
+                self.folder / name,
+                model=self.model,
+                optimizers=optimizers,
+                step=self.step,
+                train_config=self.config,
+                tokenizer_fingerprint=self.tokenizer.fingerprint,
+                extra={"best": self.best, "opening": self.opening, "crc": self.crc},
+            )
+
+    def unshard(self) -> None:
+        """Give process 0 the whole model, which it then runs without the others."""
+        if processes.is_sharded(self.model):
+            weights, _ = processes.gathered(self.model, ())
+            if self.writes:
+                state = {"model_config": self.model.config, "weights": weights}
+                self.model = checkpoint.model(state).to(self.device)
 
 
 def spike(recent: Sequence[float], loss: float) -> float:
@@ -303,10 +324,12 @@ def spike(recent: Sequence[float], loss: float) -> float:
 
 
 def device(name: str) -> torch.device:
-    """The device by its name; auto takes what is fastest here."""
+    """The device by its name; auto takes what is fastest here. Each process has its own GPU."""
     if name == "auto":
         cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
         name = "cuda" if cuda else "mps" if mps else "cpu"
+    if name == "cuda":
+        name = f"cuda:{processes.local_rank()}"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -318,7 +341,8 @@ def device(name: str) -> torch.device:
 def stop_asked() -> Iterator[Callable[[], int]]:
     """Within it the first Ctrl-C (or kill) is noted, and the update at hand ends whole.
 
-    Gives a function that returns the signal, 0 if none came. A second Ctrl-C stops at once.
+    Gives a function that returns the signal, 0 if none came to any process, each of which must
+    ask. A second Ctrl-C stops at once.
     """
     came = []
 
@@ -329,7 +353,7 @@ def stop_asked() -> Iterator[Callable[[], int]]:
 
     before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: came[0] if came else 0
+        yield lambda: processes.highest(came[0] if came else 0)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -4,22 +4,26 @@ Run by torchrun, this file is the processes: each writes what it found to <rank>
 """
 
 import itertools
+import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 import torch.distributed as dist
 
-from gpt2lib import checkpoint, optim, processes
+from gpt2lib import checkpoint, cli, optim, processes, run
 from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.model import GPT
 from gpt2lib.train import TrainingDiverged, train
 
 torch.set_num_threads(1)
+matplotlib.use("Agg")
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32" or not dist.is_available() or not dist.is_gloo_available(),
     reason="torchrun and gloo are not to be had here",
@@ -28,6 +32,11 @@ CPU = torch.device("cpu")
 SHAPE = GPTConfig(n_layer=2, n_head=2, n_embd=20, block_size=8, vocab_size=31)
 ADAMW = TrainConfig.paper(steps=10, lr=1e-2, warmup=2, accumulation=3, precision="float32")
 MUON = TrainConfig(steps=4, warmup=2, accumulation=3, precision="float32")
+PRETRAIN = (
+    *("pretrain", "--stories", "60", "--size", "tiny", "--block-size", "256", "--batch-size", "2"),
+    *("--paper", "--precision", "float32", "--steps", "12", "--warmup", "2", "--eval-every", "4"),
+    *("--eval-batches", "1", "--samples", "1", "--device", "cpu"),
+)
 DROPOUT = TrainConfig.paper(steps=4, lr=1e-2, precision="float32")
 
 
@@ -169,11 +178,31 @@ def break_down(model, what):
         model.ln_f.bias.register_hook(lambda g: g * (torch.inf if next(calls) >= 3 else 1))
 
 
-def main(folder):
+def compute(folder):
     warnings.simplefilter("error")
     with processes.joined(CPU):
         found = scenarios(folder) | sharded_scenarios(folder)
         torch.save(found, folder / f"{processes.rank()}.pt")
+
+
+def suffer(ends, args):
+    """gpt2lib, in whose n-th attempt process 1 ends in the n-th way, after the step given.
+
+    ends: "int3 kill6" is Ctrl-C after update 3, and in the next attempt a kill after update 6.
+    """
+    ways, attempt = ends.split(), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    way = ways[attempt] if attempt < len(ways) and os.environ["RANK"] == "1" else "none0"
+    write = run.Log.write
+
+    def write_and_end(log, entry):
+        write(log, entry)
+        if "loss" in entry and way.endswith(str(entry["step"])):
+            if way.startswith("raise"):
+                raise ValueError("process 1 has had enough")
+            signal.raise_signal(signal.SIGKILL if way.startswith("kill") else signal.SIGINT)
+
+    run.Log.write = write_and_end
+    cli.main(args)
 
 
 # ------------------------------------------------------------------ what the tests compare
@@ -210,7 +239,7 @@ def folder(tmp_path_factory):
     for kind, config in (("adamw", ADAMW), ("muon", MUON)):
         _, model, opts = alone(config, upto=2)
         checkpoint.save(folder / f"{kind}.ckpt", model=model, optimizers=opts, step=2)
-    done = torchrun(__file__, folder)
+    done = torchrun(__file__, "compute", folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -364,6 +393,71 @@ def test_a_number_that_is_not_finite_in_one_process_stops_all_before_the_weights
         equal(weights, model.state_dict())
 
 
+# ------------------------------------------------------------------ the command
+
+
+def losses(folder):
+    """The log's losses and held-out losses, by step; ValueError if a step is told twice."""
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    trained = {e["step"]: e["loss"] for e in entries if "loss" in e}
+    valid = {e["step"]: e["valid_loss"] for e in entries if "valid_loss" in e}
+    assert len(entries) == len(trained) + len(valid)
+    return trained, valid
+
+
+def gpt2lib(*args):
+    """Run a command in this process; its exit status."""
+    with pytest.raises(SystemExit) as done:
+        cli.main([str(arg) for arg in args])
+    return done.value.code
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The losses of one process that nothing happens to."""
+    folder = tmp_path_factory.mktemp("one")
+    assert gpt2lib(*PRETRAIN, "--out", folder) == 0
+    return losses(folder)
+
+
+def the_same(found, expected):
+    for ours, theirs in zip(found, expected):
+        assert list(ours) == list(theirs)
+        assert list(ours.values()) == pytest.approx(list(theirs.values()), rel=1e-4)
+
+
+def test_a_job_whose_processes_end_goes_on_by_itself_to_the_losses_of_one(tmp_path, uninterrupted):
+    ends = ("--max-restarts", "2", __file__, "suffer", "int3 kill6")
+    done = torchrun(*ends, *PRETRAIN, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    the_same(losses(tmp_path / "run"), uninterrupted)
+    # Process 1 was told to stop: all did, after the same update, and saved. Only 0 speaks.
+    assert done.stdout.count("stopped after update 3, saved") == 1
+    assert done.stdout.count("step-000003.ckpt") == 1  # gone on from, once
+    assert done.stdout.count("going on from") == 2
+    for first in (1, 4, 5):  # the kill came after update 6, and 4 was saved
+        assert done.stdout.count(f"on 2 × cpu in float32, updates {first} to 12") == 1
+    assert done.stdout.count("More of them") == 1
+    assert checkpoint.load(tmp_path / "run" / "step-000012.ckpt")["step"] == 12
+
+
+def test_a_process_that_fails_ends_the_job_with_its_sentence_and_one_alone_goes_on(
+    tmp_path, uninterrupted
+):
+    folder = tmp_path / "run"
+    done = torchrun(__file__, "suffer", "raise6", *PRETRAIN, "--shard", "--out", folder)
+    assert done.returncode != 0
+    assert "gpt2lib: process 1 has had enough" in done.stderr
+    assert [*checkpoint.numbered(folder)] == [4]
+    assert gpt2lib("pretrain", "--resume", folder) == 0
+    the_same(losses(folder), uninterrupted)
+    assert gpt2lib("pretrain", "--resume", folder, "--shard") == 2  # there is nobody to share with
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    what, first, *rest = sys.argv[1:]
+    if what == "compute":
+        compute(Path(first))
+    else:
+        suffer(first, rest)
     sys.exit()
