@@ -208,6 +208,9 @@ def test_pieces_are_small_where_there_are_blanks(tmp_path, monkeypatch):
         pieces = list(bpe.in_pieces(source))
         assert "".join(pieces) == text
         assert max(map(len, pieces[:-1])) < 80 and len(pieces) > 20
+    monkeypatch.setattr(bpe, "_PIECE", 4)  # a place to cut between what is read first and next
+    assert list(bpe.in_pieces("abcd efgh")) == ["abcd", " efgh"]
+    monkeypatch.setattr(bpe, "_PIECE", 20)
     assert list(bpe.in_pieces("two words")) == ["two words"] and list(bpe.in_pieces("")) == []
 
 
