@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib
@@ -122,12 +123,19 @@ def kill_again_and_again(folder, kills, steps, every, rng, most):
     log, found = Path(folder, "log.jsonl"), []
 
     def lines():
-        return log.read_bytes().splitlines() if log.exists() else []
+        with suppress(FileNotFoundError):
+            return log.read_bytes().splitlines()
+        return []
+
+    def stamp():
+        with suppress(FileNotFoundError):
+            return log.stat().st_mtime_ns
+        return 0
 
     for _ in range(kills):
-        before = log.stat().st_ino if log.exists() else 0
+        before = stamp()
         process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
-        while process.poll() is None and not (log.exists() and log.stat().st_ino != before):
+        while process.poll() is None and stamp() == before:
             time.sleep(0.002)  # a new life writes the log anew
         enough = len(lines()) + rng.randint(0, most)
         while process.poll() is None and len(lines()) < enough:
