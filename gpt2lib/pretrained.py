@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from gpt2lib import tokenizer as tokenizers
 from gpt2lib.config import GPTConfig
 from gpt2lib.corpora import cache_folder
 from gpt2lib.files import whole
@@ -131,6 +132,33 @@ def save(model: GPT, folder: str | Path, tokenizer: Tokenizer | None = None) -> 
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
+    """The tokenizer of load's model: GPT-2's own for a release, or what is in tokenizer.json.
+
+    Raises ValueError if that is not byte-level BPE as GPT-2 has it, FileNotFoundError if there is
+    none.
+    """
+    if name_or_folder in RELEASES:
+        return tokenizers.gpt2()
+    path = Path(name_or_folder) / "tokenizer.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"a folder with a tokenizer has a tokenizer.json: no {path}.")
+    stated = _json(path)
+    try:
+        vocab, special = stated["model"]["vocab"], [t["content"] for t in stated["added_tokens"]]
+        shown = [token for token in sorted(vocab, key=vocab.get) if token not in special]
+        made = Tokenizer(map(tokenizers._read, shown), special)
+        expected = json.loads(_tokenizer_files(made, GPTConfig(vocab_size=made.n_vocab))[path.name])
+        merges = [m if isinstance(m, str) else " ".join(m) for m in stated["model"]["merges"]]
+        theirs = (stated["model"]["type"], vocab, merges, stated["pre_tokenizer"]["type"])
+        model = expected["model"]
+        if theirs != (model["type"], model["vocab"], model["merges"], "ByteLevel"):
+            raise ValueError("its ids or merges are in another order")
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a tokenizer of GPT-2's kind ({error!s:.200}).") from None
+    return made
 
 
 def _fetch(name: str) -> Path:
@@ -315,16 +343,17 @@ def _tokenizer_files(tokenizer: Tokenizer, config: GPTConfig) -> dict[str, str]:
             f"have {len(vocab)} names and vocab_size={config.vocab_size} rows."
         )
     merges = [f"{_show(a)} {_show(b)}" for a, b in _merges(tokenizer.tokens)]
-    by_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    by_bytes = {"type": "ByteLevel", "use_regex": True}
+    by_bytes |= {"add_prefix_space": False, "trim_offsets": True}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     complete = {
         "version": "1.0",
         "added_tokens": [
             {"id": special[t], "content": t, "special": True} | flags for t in special
         ],
-        "pre_tokenizer": by_bytes | {"use_regex": True},
-        "post_processor": by_bytes | {"use_regex": True},
-        "decoder": by_bytes | {"use_regex": True},
+        "pre_tokenizer": by_bytes,
+        "post_processor": by_bytes,
+        "decoder": by_bytes,
         "model": {"type": "BPE", "vocab": vocab, "merges": merges},
     }
     settings = {

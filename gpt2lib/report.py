@@ -5,15 +5,19 @@ Built in the chapter on pretraining.
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from gpt2lib import evaluate, viz
+from gpt2lib import corpora, evaluate, tasks, viz
 from gpt2lib.generate import stream
+from gpt2lib.model import GPT
 from gpt2lib.run import Run, Unsaved, byte_sizes
 from gpt2lib.storyworld import World, pieces
+from gpt2lib.tokenizer import Tokenizer
 
 
 def tell(run: Run, rows: list, n_samples: int) -> Iterator[str]:
@@ -41,6 +45,40 @@ def tell(run: Run, rows: list, n_samples: int) -> Iterator[str]:
     except OSError as error:
         raise Unsaved(f"{folder} did not take sample.txt and loss.svg: {error}.") from error
     yield f"More of them: gpt2lib sample {folder} --n 3"
+
+
+def benchmark(
+    model: GPT, tokenizer: Tokenizer, name: str, stride: int | None, limit: int | None
+) -> Iterator[str]:
+    """What a model reaches on a corpus, line by line: LAMBADA's last words, or a text's loss.
+
+    WikiText is detokenized first, its words counted before. limit: passages or windows.
+    """
+    documents = corpora.corpus(name).documents()
+    if name == "lambada":
+        passages = [{"text": text} for text in islice(documents, limit)]
+        yield f"{name}: {len(passages):,} passages"
+        for stops, how in (((), ""), (tasks.STOP_WORDS, ", stop words passed over")):
+            found = tasks.lambada(model, tokenizer, passages, stops)
+            yield f"  {found.accuracy:.2%} of the last words are guessed{how}"
+        yield f"  {found.perplexity:.2f} perplexity of a last word"
+        return
+    text = "\n".join(documents)
+    n_words, plain = evaluate.n_words(text), text
+    if name.startswith("wikitext"):
+        plain = evaluate.detokenize_wikitext(text)
+    ids = np.array([tokenizer.eot, *tokenizer.encode(plain)])
+    batches = evaluate.windows(ids, 8, model.config.block_size, stride)
+    batches = list(islice(batches, limit and -(-limit // 8)))
+    nats = evaluate.loss(model, tqdm(batches, name, unit="batch", disable=None))
+    n = sum(int((targets != -1).sum()) for _, targets in batches)
+    share = n / (len(ids) - 1)  # of the text that was read
+    n_words, n_bytes = share * n_words, share * len(plain.encode())
+    by_word = evaluate.perplexity(evaluate.nats_per_unit(nats, n, n_words))
+    yield f"{name}: {n:,} tokens, {n_words:,.0f} words, {n_bytes:,.0f} bytes"
+    yield f"  {nats:.3f} nats a token: perplexity {evaluate.perplexity(nats):.2f}"
+    yield f"  by word: perplexity {by_word:.2f}"
+    yield f"  {evaluate.bits_per_byte(nats, n, n_bytes):.3f} bits a byte"
 
 
 def losses(run: Run, rows: list) -> dict[str, float]:

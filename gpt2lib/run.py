@@ -29,6 +29,7 @@ What happens when:
 Built in the chapter on pretraining.
 """
 
+import copy
 import math
 import signal
 import zlib
@@ -335,6 +336,28 @@ def device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device {name!r} is not to be had here: {reason}") from None
+
+
+def self_check(device: torch.device) -> tuple[float, bool]:
+    """How far logits and gradients of a small GPT on a device are from the CPU's in float64.
+
+    Relative to the largest of them; and whether that is no more than rounding explains. Kernels
+    of some devices have been wrong without a word.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exact = GPT(GPTConfig.named("tiny", n_embd=64)).double()
+        for p in exact.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+        idx = torch.randint(exact.config.vocab_size, (3, exact.config.block_size))
+    here, found = copy.deepcopy(exact).float().to(device), []
+    for model in (exact, here):
+        ids = idx.to(model.wte.weight.device)
+        model.loss(ids, ids).backward()
+        parts = [model(ids), *(p.grad for p in model.parameters())]
+        found.append([part.detach().cpu().double() for part in parts])
+    error = max(((a - b).abs().max() / a.abs().max()).item() for a, b in zip(*found))
+    return error, error < 1e-3  # float32 comes to some 1e-6, TF32 to some 1e-4
 
 
 @contextmanager

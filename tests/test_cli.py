@@ -1,6 +1,9 @@
 """gpt2lib.cli and gpt2lib.run: a run can be made, stopped, killed, resumed, sampled from."""
 
+import dataclasses
+import hashlib
 import json
+import math
 import signal
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from gpt2lib import checkpoint, cli, report, run
+from gpt2lib import checkpoint, cli, corpora, pretrained, report, run
 from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.storyworld import World
 from gpt2lib.tokenizer import Tokenizer
@@ -249,6 +252,85 @@ def test_paper_changes_the_defaults_and_flags_change_the_paper():
     assert (config.optimizer, config.schedule, config.lr) == ("adamw", "cosine", 0.5)
 
 
+def test_a_run_is_exported_and_the_export_is_the_model_of_the_run(capsys):
+    assert gpt2lib(*TINY) == 0
+    assert gpt2lib("export", "out/storyworld", "my-gpt") == 0
+    model, (tokenizer, best) = pretrained.load("my-gpt"), best_of("out/storyworld")
+    assert equal(model.state_dict(), best["weights"])
+    assert pretrained.load_tokenizer("my-gpt").fingerprint == tokenizer.fingerprint
+    capsys.readouterr()
+    texts = []
+    for name in ("out/storyworld", "my-gpt"):
+        assert gpt2lib("sample", name, "--prompt", "Once", "--max-new-tokens", 9) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert gpt2lib("export", "out/storyworld", "my-gpt") == 2  # nothing is overwritten
+    assert "holds something" in capsys.readouterr().err
+
+
+def best_of(folder):
+    tokenizer = Tokenizer.load(Path(folder, "tokenizer.json"))
+    return tokenizer, checkpoint.load(Path(folder, "best.ckpt"), tokenizer.fingerprint)
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8"])
+def test_a_model_writes_with_smaller_weights(capsys, weights):
+    assert gpt2lib(*TINY) == 0
+    capsys.readouterr()
+    args = ("sample", "--prompt", "Once", "--max-new-tokens", 9, "--weights", weights)
+    assert gpt2lib(*args) == 0
+    assert capsys.readouterr().out.startswith("Once")
+
+
+def test_a_text_is_told_by_token_by_word_and_by_byte(capsys):
+    assert gpt2lib(*TINY) == 0
+    text = "The cat sat .\n" * 50
+    Path("my.txt").write_text(text, encoding="utf-8")
+    capsys.readouterr()
+    assert gpt2lib("evaluate", "out/storyworld", "--on", "my.txt", "--stride", 100) == 0
+    said = capsys.readouterr().out
+    tokenizer, best = best_of("out/storyworld")
+    ids = torch.tensor([tokenizer.eot, *tokenizer.encode(text)])
+    n, total, model = len(ids) - 1, 0.0, checkpoint.model(best).eval()
+    assert 256 < n
+    for i in range(1, n + 1):  # each token from all that its window has before it
+        begin = 0 if i <= 256 else -(-(i - 256) // 100) * 100
+        total -= model(ids[None, begin:i])[0, -1].log_softmax(-1)[ids[i]].item()
+    assert f"my.txt: {n:,} tokens, 250 words, {len(text)} bytes" in said
+    assert f"{total / n:.3f} nats a token" in said
+    by_word = float(re.search(r"by word: perplexity ([\d.]+)", said)[1])
+    assert by_word == pytest.approx(math.exp(total / 250), rel=1e-4)
+    assert f"{total / math.log(2) / len(text):.3f} bits a byte" in said
+
+
+def test_lambada_is_told_with_and_without_stop_words(capsys, tmp_path, monkeypatch):
+    assert gpt2lib(*TINY) == 0
+    text = "\n".join(json.dumps({"text": f"Mia saw a {word}"}) for word in ("cat", "dog", "fox"))
+    path = tmp_path / "lambada_test.jsonl"
+    path.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("GPT2LIB_CACHE", str(tmp_path))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    source = dataclasses.replace(corpora.DOWNLOADS["lambada"], sha256=digest)
+    monkeypatch.setitem(corpora.DOWNLOADS, "lambada", source)
+    capsys.readouterr()
+    assert gpt2lib("evaluate", "--on", "lambada", "--limit", 2) == 0
+    said = capsys.readouterr().out
+    assert "2 passages" in said and "passed over" in said and "perplexity of a last word" in said
+
+
+def test_a_device_that_computes_something_else_is_told(capsys, monkeypatch):
+    assert gpt2lib("info") == 0
+    assert "as rounding does" in capsys.readouterr().out
+    exact = torch.nn.functional.gelu
+
+    def wrong(x, approximate):
+        return exact(x, approximate=approximate) * (1.01 if x.dtype == torch.float32 else 1)
+
+    monkeypatch.setattr(torch.nn.functional, "gelu", wrong)
+    assert gpt2lib("info") == 1
+    assert "MORE THAN ROUNDING" in capsys.readouterr().out
+
+
 def test_info_tells_what_is_here(capsys, monkeypatch):
     monkeypatch.setenv("GPT2LIB_CACHE", "some-cache")
     assert gpt2lib("info") == 0
@@ -313,7 +395,9 @@ def test_a_run_that_diverges_says_so_with_status_1(capsys):
     assert "Try half the learning rate" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["data", "tokenizer", "pretrain", "sample", "info"])
+@pytest.mark.parametrize(
+    "command", ["data", "tokenizer", "pretrain", "sample", "evaluate", "export", "info"]
+)
 def test_help_teaches_by_an_example(command, capsys):
     assert gpt2lib(command, "--help") == 0
     assert f"Example: gpt2lib {command}" in capsys.readouterr().out

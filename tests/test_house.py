@@ -32,16 +32,21 @@ FLOORS = (
     {"viz"},
     {"run"},
     {"report"},
+    {"making"},
     {"cli"},
     {"__init__", "__main__"},  # hand on what others define
 )
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 DRAWERS = {"utils", "util", "common", "helpers", "misc", "tools", "core", "base", "stuff"}
 
-# Called by readers' own code and by chapters still to be written.
+# Called by readers' own code and by chapters still to be written: of some rooms, all.
+TO_COME = {"seq2seq", "recurrent", "lens", "finetune", "scaling", "tasks", "packing"}
 FACES = {
     ("evaluate", "perplexity"),
     ("evaluate", "bits_per_byte"),
+    ("evaluate", "detokenize_ptb"),
+    ("evaluate", "interval"),
+    ("generate", "left_padded"),
     ("tokenizer", "gpt2"),
 }
 
@@ -143,14 +148,14 @@ def test_nothing_public_is_idle():
         names = [node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)]
         used |= {(path.stem, name) for name in names}
     defined = {(path.stem, node.name) for path in LIBRARY for node in public(tree(path))}
-    assert sorted(defined - used) == []
+    assert [face for face in sorted(defined - used) if face[0] not in TO_COME] == []
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
 def test_the_library_neither_prints_nor_asserts(path):
     for node in ast.walk(tree(path)):
         assert not isinstance(node, ast.Assert), f"line {node.lineno}: raise ValueError"
-        if isinstance(node, ast.Call) and path.stem != "cli":
+        if isinstance(node, ast.Call) and path.stem not in ("cli", "making"):
             assert ast.unparse(node.func) != "print", f"line {node.lineno} prints"
 
 
