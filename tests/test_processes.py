@@ -216,7 +216,7 @@ def torchrun(*args):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     agent = subprocess.Popen(command, env=os.environ | settings, **pipes)
     try:
-        out, err = agent.communicate(timeout=240)
+        out, err = agent.communicate(timeout=900)  # a busy machine takes its time
     except subprocess.TimeoutExpired:
         agent.terminate()  # which ends the processes; a kill would leave them behind
         out, err = agent.communicate()
