@@ -259,29 +259,38 @@ def download(name: str) -> Path:
     if name not in DOWNLOADS:
         raise ValueError(f"what can be downloaded is {', '.join(DOWNLOADS)}: got {name!r}.")
     source = DOWNLOADS[name]
+    instead = "take the corpus 'storyworld', which needs no download."
     path = cache_folder() / source.file
+    return fetched(f"the corpus {name!r}", path, source.address, source.sha256, instead)
+
+
+def fetched(what: str, path: Path, address: str, sha256: str, instead: str) -> Path:
+    """The path of a file, fetched from its address unless it is there; its SHA-256 checked.
+
+    Raises ValueError if the file is another, FileNotFoundError where it cannot be fetched; that
+    says where to put the file by hand, and what to do instead.
+    """
     if path.exists():
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != source.sha256:
+        if found != sha256:
             raise ValueError(
-                f"{path} is not the corpus {name!r}: its SHA-256 is {found}, not {source.sha256}. "
-                f"Remove it, and it is downloaded again from {source.address}."
+                f"{path} is not {what}: its SHA-256 is {found}, not {sha256}. "
+                f"Remove it, and it is downloaded again from {address}."
             )
         return path
     try:
-        with urlopen(source.address, timeout=30) as response, whole(path) as file:
+        with urlopen(address, timeout=30) as response, whole(path) as file:
             size, digest = int(response.headers.get("Content-Length") or 0), hashlib.sha256()
-            with tqdm(desc=name, total=size or None, unit="B", unit_scale=True) as bar:
-                while chunk := response.read(2**16):
+            with tqdm(desc=what, total=size or None, unit="B", unit_scale=True) as bar:
+                while chunk := response.read(2**20):
                     digest.update(chunk)
                     bar.update(file.write(chunk))
-            if digest.hexdigest() != source.sha256:
+            if digest.hexdigest() != sha256:
                 raise OSError(f"what came has the SHA-256 {digest.hexdigest()}")
     except (OSError, HTTPException) as error:
         raise FileNotFoundError(
-            f"the corpus {name!r} could not be fetched from {source.address} ({error}). "
-            f"Put the file there yourself, as {path} (SHA-256 {source.sha256}), "
-            "or take the corpus 'storyworld', which needs no download."
+            f"{what} could not be fetched from {address} ({error}). Put the file there "
+            f"yourself, as {path} (SHA-256 {sha256}), or {instead}"
         ) from error
     return path

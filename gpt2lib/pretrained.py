@@ -9,27 +9,23 @@ transposed, (in, out), where nn.Linear has (out, in).
 Built in the chapter on weights.
 """
 
-import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
-from urllib.request import urlopen
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from gpt2lib import tokenizer as tokenizers
 from gpt2lib.config import GPTConfig
-from gpt2lib.corpora import cache_folder
+from gpt2lib.corpora import cache_folder, fetched
 from gpt2lib.files import whole
 from gpt2lib.model import EPS, GPT
 from gpt2lib.tokenizer import Tokenizer, _show
@@ -95,7 +91,7 @@ def load(name_or_folder: str | Path) -> GPT:
     if name_or_folder in RELEASES:
         name = name_or_folder
         config = GPTConfig(n_layer=6) if name == "distilgpt2" else GPTConfig.named(name)
-        return _model(replace(config, dropout=0.1), _read([_fetch(name)]))
+        return _model(replace(config, dropout=0.1), _read([_release(name)]))
     folder = Path(name_or_folder)
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -161,36 +157,13 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
     return made
 
 
-def _fetch(name: str) -> Path:
-    """The path of a release's weights in the cache folder, their SHA-256 checked."""
+def _release(name: str) -> Path:
+    """The path of a release's weights in the cache folder, fetched from the hub if need be."""
     place, sha256 = RELEASES[name]
-    address = f"{HUB}/{place}/model.safetensors"
     path = cache_folder() / name / "model.safetensors"
-    if path.exists():
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
-            raise ValueError(
-                f"{path} is not the release {name!r}: its SHA-256 is {found}, not {sha256}. "
-                f"Remove it, and it is downloaded again from {address}."
-            )
-        return path
-    try:
-        with urlopen(address, timeout=30) as response, whole(path) as file:
-            size, digest = int(response.headers.get("Content-Length") or 0), hashlib.sha256()
-            with tqdm(desc=name, total=size or None, unit="B", unit_scale=True) as bar:
-                while chunk := response.read(2**20):
-                    digest.update(chunk)
-                    bar.update(file.write(chunk))
-            if digest.hexdigest() != sha256:
-                raise OSError(f"what came has the SHA-256 {digest.hexdigest()}")
-    except (OSError, HTTPException) as error:
-        raise FileNotFoundError(
-            f"the weights {name!r} could not be fetched from {address} ({error}). Put the file "
-            f"there yourself, as {path} (SHA-256 {sha256}), or load a folder that "
-            "pretrained.save wrote, which needs no network."
-        ) from error
-    return path
+    instead = "load a folder that pretrained.save wrote, which needs no network."
+    address = f"{HUB}/{place}/model.safetensors"
+    return fetched(f"the release {name!r}", path, address, sha256, instead)
 
 
 def _config(path: Path) -> GPTConfig:

