@@ -91,6 +91,7 @@ class TrainConfig:
     optimizer: Literal["muon", "adamw"] = "muon"
     lr: float = 6e-3  # peak learning rate of AdamW
     muon_lr: float = 3e-2  # peak learning rate of Muon, on the matrices of the blocks
+    muon_momentum: float = 0.95  # of the running mean that Muon follows; less suits short runs
     warmup: int = 50  # steps over which the learning rate rises from 0
     schedule: Literal["linear", "cosine"] = "linear"
     lr_floor: float = 0.0  # the schedule ends at this fraction of the peak
@@ -115,6 +116,10 @@ class TrainConfig:
         for name in ("lr", "muon_lr"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be above 0 and finite: got {getattr(self, name)}.")
+        if not 0 <= self.muon_momentum < 1:
+            raise ValueError(
+                f"muon_momentum must be at least 0 and under 1: got {self.muon_momentum}."
+            )
         if not 0 <= self.lr_floor <= 1:
             raise ValueError(f"lr_floor is a fraction of the peak: got {self.lr_floor}.")
         if not (self.clip >= 0 and self.weight_decay >= 0):

@@ -36,9 +36,8 @@ def optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimi
         adamw_groups[0]["params"] = [p for p in decayed if id(p) in tables]
     opts = [torch.optim.AdamW(adamw_groups, lr=config.lr, betas=config.betas, fused=True)]
     if muon_params:
-        opts.append(
-            torch.optim.Muon(muon_params, lr=config.muon_lr, weight_decay=config.weight_decay)
-        )
+        settings = {"lr": config.muon_lr, "momentum": config.muon_momentum}
+        opts.append(torch.optim.Muon(muon_params, weight_decay=config.weight_decay, **settings))
     for opt in opts:
         for group in opt.param_groups:
             group["peak_lr"] = group["lr"]

@@ -55,6 +55,7 @@ def test_an_unknown_size_is_answered_with_the_known_ones():
     [
         *({"steps": 0}, {"steps": 2.5}, {"batch_size": 0}, {"accumulation": 0}, {"warmup": -1}),
         *({"lr": 0.0}, {"lr": math.nan}, {"lr": math.inf}, {"muon_lr": -1.0}),
+        *({"muon_momentum": 1.0}, {"muon_momentum": -0.1}),
         *({"lr_floor": 1.5}, {"clip": -1.0}, {"clip": math.nan}, {"weight_decay": -0.1}),
         *({"optimizer": "sgd"}, {"schedule": "constant"}, {"precision": "float16"}),
     ],

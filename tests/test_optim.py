@@ -59,6 +59,8 @@ def test_each_parameter_has_one_optimizer_and_each_group_its_peak(kind):
         muons = {id(p) for p in opts[1].param_groups[0]["params"]}
         matrices = {id(p) for name, p in model.h.named_parameters() if p.dim() == 2}
         assert muons == matrices
+        slower = optimizers(model, TrainConfig(muon_momentum=0.8))[1]
+        assert [o.param_groups[0]["momentum"] for o in (opts[1], slower)] == [0.95, 0.8]
 
 
 def test_adamw_is_adamw_by_hand_for_a_hundred_steps():
