@@ -340,6 +340,14 @@ def test_a_row_stops_at_eos_and_what_follows_is_no_token():
         assert out.shape[1] == lengths.max() and lengths.min() < lengths.max()
 
 
+def test_decoding_ends_with_the_last_row():
+    model, steps = speaker(), []
+    source = SAID[(translate(model, SAID, BOS, EOS, 9)[0] == EOS).any(1)]
+    model.decoder[0].register_forward_hook(lambda *_: steps.append(1))
+    out, _ = translate(model, source, BOS, EOS, 9)
+    assert len(steps) == out.shape[1] == 6
+
+
 def all_translations(V, longest):
     """Every translation: ended by eos, or cut at the longest."""
     words = [v for v in range(V) if v != EOS]
