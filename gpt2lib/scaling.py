@@ -137,13 +137,12 @@ def floor_law(
     x, y = _points(x, y, least=5)
     middle = np.log(x).mean()  # without it ln a and b would be all but one direction
     log_x, log_y, n = np.log(x) - middle, np.log(y), len(x)
-    shares = [(share, b) for share in (0.1, 0.5, 0.9) for b in (0.1, 0.5)]
-    starts = [(*np.log([share * y.min(), (1 - share) * y.min()]), b) for share, b in shares]
-    best = min((_fit_floor(log_x, log_y, start) for start in starts), key=lambda fit: fit.fun).x
+    half = np.log(y.min() / 2)  # of E, and of a · x^−b in the middle: any start leads there
+    best = _fit_floor(log_x, log_y, (half, half, 0.3))
     fitted = _log_floor(best, log_x)
     errors = (log_y - fitted) * (n / (n - 3)) ** 0.5
     rng = np.random.default_rng(seed)
-    again = [_fit_floor(log_x, fitted + rng.choice(errors, n), best).x for _ in range(resamples)]
+    again = [_fit_floor(log_x, fitted + rng.choice(errors, n), best) for _ in range(resamples)]
 
     thetas = np.array([best, *again])
     thetas[:, 1] += thetas[:, 2] * middle
@@ -212,7 +211,7 @@ def _log_floor(theta: np.ndarray, log_x: np.ndarray) -> np.ndarray:
     return np.logaddexp(theta[0], theta[1] - theta[2] * log_x)
 
 
-def _fit_floor(log_x: np.ndarray, log_y: np.ndarray, start) -> scipy.optimize.OptimizeResult:
+def _fit_floor(log_x: np.ndarray, log_y: np.ndarray, start) -> np.ndarray:
     def huber(theta):
         """The loss, in units of HUBER, and its gradient."""
         fitted = _log_floor(theta, log_x)
@@ -222,4 +221,4 @@ def _fit_floor(log_x: np.ndarray, log_y: np.ndarray, start) -> scipy.optimize.Op
         loss = scipy.special.huber(HUBER, errors).sum() / HUBER
         return loss, slopes @ errors.clip(-HUBER, HUBER) / HUBER
 
-    return scipy.optimize.minimize(huber, start, jac=True, method="BFGS")
+    return scipy.optimize.minimize(huber, start, jac=True, method="BFGS").x

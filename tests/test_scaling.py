@@ -226,8 +226,9 @@ def test_intervals_of_isoflop_hold_the_exponent_about_as_often_as_they_say():
     rng, tries, hits = np.random.default_rng(1), 60, 0
     for _ in range(tries):
         noisy = losses * np.exp(rng.normal(0, 1e-3, len(losses)))
-        b = scaling.isoflop(budgets, n_params, noisy, level=0.8).law.b
-        hits += b.low <= BETA / (ALPHA + BETA) <= b.high
+        found = scaling.isoflop(budgets, n_params, noisy, level=0.8)
+        hits += found.law.b.low <= BETA / (ALPHA + BETA) <= found.law.b.high
+    assert found.law == scaling.power_law(found.budgets, found.n_best, level=0.8)
     assert 0.65 < hits / tries < 0.95
 
 
