@@ -352,56 +352,59 @@ def test_a_part_that_was_changed_is_not_gone_on_with(damage, pages, tmp_path):
 
 
 KILLS = """
-import os, random, signal, sys, time
+import os, random, signal, sys
 sys.path.insert(0, sys.argv[2])
 import test_data
-from gpt2lib import data
+from gpt2lib import data, files
 
-folder, rng, done, gone_on = sys.argv[1], random.Random(0), 0, 0
-pages = data.Streamed("pages", lambda: test_data.Pages(test_data.PAGES * 2), held_out=100)
+path, seen = sys.argv[1] + "/s.bin", 0
+pages = data.Streamed("pages", lambda: test_data.Pages(test_data.PAGES), held_out=100)
+traced = {data.stream_shard.__code__, files.whole.__wrapped__.__code__}
+traced |= {f.__code__ for f in vars(data._Shard).values() if hasattr(f, "__code__")}
 
-def write():
-    for _ in data.stream_shard(folder + "/s.bin", pages, "train", test_data.TOKENIZER, every=9000):
+def write(last=None):  # killed at the line that is this many lines on
+    def trace(frame, event, arg):
+        global seen
+        seen += frame.f_code in traced
+        if seen == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace if frame.f_code in traced else None
+
+    sys.settrace(trace)
+    for _ in data.stream_shard(path, pages, "train", test_data.TOKENIZER, every=9000):
         pass
+    sys.settrace(None)
+    with open(path, "rb") as file:
+        return file.read()
 
-start = time.perf_counter()
-write()
-seconds = time.perf_counter() - start
-with open(folder + "/s.bin", "rb") as file:
-    expected = file.read()
-for _ in range(20):
-    if os.path.exists(folder + "/s.bin"):
-        with open(folder + "/s.bin", "rb") as file:
-            assert file.read() == expected
-        os.remove(folder + "/s.bin")
-        done += 1
-    gone_on += os.path.exists(folder + "/s.bin.json")
-    child = os.fork()
+expected, gone_on = write(), 0
+lines = seen
+places = random.Random(0).sample(range(1, lines), 16)
+for last in [*places, *range(lines - 9, lines)]:
+    os.remove(path)
+    seen, child = 0, os.fork()
     if not child:
-        write()
-        os._exit(0)
-    time.sleep(rng.uniform(0, seconds))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-print(done, gone_on)
+        write(last)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    if os.path.exists(path):
+        assert open(path, "rb").read() == expected
+    gone_on += os.path.exists(path + ".json") and os.path.exists(path + ".part")
+    assert write() == expected, last
+    left = [name for name in os.listdir(sys.argv[1]) if not name.startswith("s.bin.json.")]
+    assert left == ["s.bin"], left
+print(lines, gone_on)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which Windows lacks")
-def test_a_kill_at_any_instant_costs_little_and_changes_nothing(tmp_path):
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-c",
-        KILLS,
-        str(tmp_path),
-        str(Path(__file__).parent),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+def test_a_kill_at_any_line_costs_little_and_changes_nothing(tmp_path):
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-W", "ignore", "-c", KILLS, str(tmp_path), here]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    whole_ones, gone_on = map(int, done.stdout.split())
-    assert whole_ones > 2 and gone_on > 2
+    lines, gone_on = map(int, done.stdout.split())
+    assert lines > 100 and gone_on > 5
 
 
 # ------------------------------------------------------------------ batches, align="any"
