@@ -332,7 +332,6 @@ def _tokenizer_files(tokenizer: Tokenizer, config: GPTConfig) -> dict[str, str]:
     settings = {
         "tokenizer_class": "GPT2Tokenizer",
         "model_max_length": config.block_size,
-        "clean_up_tokenization_spaces": False,
         **dict.fromkeys(("bos_token", "eos_token", "unk_token"), next(iter(special), None)),
     }
     return {

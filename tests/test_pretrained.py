@@ -615,7 +615,7 @@ TEXTS = [
     "the cat, the hat; the cat's hat. They'll say it's the cat's, won't they? I'VE 'twas",
     "naïve café – “quotes” — 東京 ありがとう Привет 12³ ½ ١٢٣ ሀ",
     "👩‍👩‍👧‍👦🏳️‍🌈🇫🇷 e\u0301 \u200d \ufeff \x00\x7f\u0080",
-    "aaaaaaaaaaaaaa abababa bababab",
+    "aaaaaaaaaaaaaa abababa bababab . , ! ? it 's do n't",
     f"before{EOT}after {EOT}{EOT} <|endoftext| >",
     "".join(map(chr, range(0x250))),
 ]
@@ -729,7 +729,7 @@ def hub(tmp_path, monkeypatch):
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("GPT2LIB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(pretrained, "HUB", f"http://127.0.0.1:{server.server_port}")
         digest = hashlib.sha256(good).hexdigest()
