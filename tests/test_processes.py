@@ -37,6 +37,7 @@ PRETRAIN = (
     *("--paper", "--precision", "float32", "--steps", "12", "--warmup", "2", "--eval-every", "4"),
     *("--eval-batches", "1", "--samples", "1", "--device", "cpu"),
 )
+SEEDS = ((1, 1), (1, 2), (2, 1), (2, 2))  # seed and step
 DROPOUT = TrainConfig.paper(steps=4, lr=1e-2, precision="float32")
 
 
@@ -81,7 +82,8 @@ class InFloat64:
 def scenarios(folder):
     part = processes.rank(), processes.world_size()
     found = {"part": part, "rows": processes.rows(6)}
-    found["summed"] = processes.summed(torch.tensor([1.0, part[0]])).tolist()
+    mine = torch.tensor([1.0, part[0]])
+    found["summed"] = processes.summed(mine).tolist(), mine.tolist()
     found["highest"] = processes.highest(part[0]), processes.highest(1 / (3 + part[0]))
     try:
         with processes.failing_together():
@@ -111,8 +113,7 @@ def scenarios(folder):
     head = trained(model, DROPOUT, opts, part=part, upto=2)
     torch.manual_seed(6)
     found["dropout resumed"] = head + trained(model, DROPOUT, opts, first=2, part=part)
-    processes.reseed(1, 1)
-    found["random"] = torch.rand(2)
+    found["random"] = [processes.reseed(*of) or torch.rand(2).tolist() for of in SEEDS]
 
     spread = processes.spread(gpt())
     processes.exchange(spread, now=False)
@@ -267,7 +268,7 @@ def equal(ours, theirs):
 def test_each_process_knows_its_rank_and_its_rows(found):
     assert [f["part"] for f in found] == [(0, 2), (1, 2)]
     assert [f["rows"] for f in found] == [3, 3]
-    assert [f["summed"] for f in found] == [[2.0, 1.0]] * 2
+    assert [f["summed"] for f in found] == [([2, 1], [1, 0]), ([2, 1], [1, 1])]
     assert [f["highest"] for f in found] == [(1, 1 / 3)] * 2
     assert type(found[0]["highest"][0]) is int
 
@@ -378,7 +379,8 @@ def test_a_sharded_run_goes_on_from_one_process_and_one_process_from_it(
 
 
 def test_dropout_differs_between_processes_and_repeats_when_a_run_goes_on(found):
-    assert not torch.equal(found[0]["random"], found[1]["random"])
+    drawn = [numbers for f in found for numbers in f["random"]]
+    assert all(a != b for a, b in itertools.combinations(drawn, 2))
     for f in found:
         assert f["dropout"] == f["dropout resumed"]
     assert found[0]["dropout"] == found[1]["dropout"]
