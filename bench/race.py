@@ -72,10 +72,10 @@ def race(contenders: Sequence[Contender], rounds: int = 7, least: float = 0.5) -
 
 
 def _ask(contender: Contender, pipe, calls: int) -> tuple:
-    pipe.send(calls)
     try:
+        pipe.send(calls)
         return pipe.recv()
-    except EOFError:
+    except (EOFError, ConnectionError):
         raise RuntimeError(
             f"the process of {contender.name} died; its words stand above."
         ) from None

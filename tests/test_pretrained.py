@@ -1,5 +1,6 @@
 """gpt2lib.pretrained against transformers: the same folders, the same logits, no guesses."""
 
+import copy
 import hashlib
 import json
 import pickle
@@ -793,3 +794,39 @@ def test_each_release_is_of_its_published_shape(name, monkeypatch):
     place, digest = pretrained.RELEASES[name]
     assert len(place.rpartition("/")[2]) == 40 and len(digest) == 64
     assert place.split("/")[1] == name
+
+
+def test_a_tokenizer_comes_back_from_our_folder_and_from_one_that_transformers_wrote(tmp_path):
+    tokenizer = train_bpe("the cat sat on the mat. the hat sat on the cat.", 280)
+    model = GPT(GPTConfig.named("tiny", vocab_size=tokenizer.n_vocab))
+    pretrained.save(model, tmp_path / "ours", tokenizer)
+    AutoTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+    for name in ("ours", "theirs"):
+        again = pretrained.load_tokenizer(tmp_path / name)
+        assert again.tokens == tokenizer.tokens and again.special_tokens == tokenizer.special_tokens
+    assert pretrained.load_tokenizer("gpt2").n_vocab == 50257
+
+
+def test_a_tokenizer_of_another_kind_is_refused(tmp_path):
+    tokenizer = train_bpe("the cat sat on the mat. the hat sat on the cat.", 280)
+    model = GPT(GPTConfig.named("tiny", vocab_size=tokenizer.n_vocab))
+    pretrained.save(model, tmp_path / "a", tokenizer)
+    path = tmp_path / "a" / "tokenizer.json"
+    good = json.loads(path.read_text(encoding="utf-8"))
+    for spoil in (
+        lambda c: c["model"]["merges"].reverse(),
+        lambda c: c["model"]["merges"].pop(),
+        lambda c: c["model"].update(type="WordPiece"),
+        lambda c: c["pre_tokenizer"].update(type="Whitespace"),
+        lambda c: c["model"]["vocab"].update({"the": 5}),
+        lambda c: c.pop("model"),
+        lambda c: c.update(model=[]),
+    ):
+        content = copy.deepcopy(good)
+        spoil(content)
+        path.write_text(json.dumps(content), encoding="utf-8")
+        with pytest.raises(ValueError, match=r"tokenizer\.json is not a tokenizer of GPT-2's kind"):
+            pretrained.load_tokenizer(tmp_path / "a")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"has a tokenizer\.json"):
+        pretrained.load_tokenizer(tmp_path / "a")
