@@ -165,7 +165,8 @@ def sharded_scenarios(folder):
             read = checkpoint.load(folder / f"{kind}.ckpt")
             first = checkpoint.restore(read, model, opts)
             found[f"from one {kind}"] = trained(model, config, opts, first, part, upto=1)
-            checkpoint.save(folder / f"{kind} 3.ckpt", model=model, optimizers=opts, step=3)
+            path = folder / f"{kind} by {part[0]}.ckpt"
+            checkpoint.save(path, model=model, optimizers=opts, step=3)
     return found
 
 
@@ -366,7 +367,8 @@ def test_a_sharded_run_goes_on_from_one_process_and_one_process_from_it(
     expected, model, opts = alone(config)
     for f in found:
         agree(f[f"from one {kind}"], expected[2:3])
-    read = checkpoint.load(folder / f"{kind} 3.ckpt")
+    read = checkpoint.load(folder / f"{kind} by 0.ckpt")
+    assert not (folder / f"{kind} by 1.ckpt").exists()
     with InFloat64():
         other = gpt(seed=4)
         other_opts = optim.optimizers(other, config)
@@ -430,7 +432,7 @@ def the_same(found, expected):
 
 def test_a_job_whose_processes_end_goes_on_by_itself_to_the_losses_of_one(tmp_path, uninterrupted):
     ends = ("--max-restarts", "2", __file__, "suffer", "int3 kill6")
-    done = torchrun(*ends, *PRETRAIN, "--out", tmp_path / "run")
+    done = torchrun(*ends, *PRETRAIN, "--shard", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     the_same(losses(tmp_path / "run"), uninterrupted)
     # Process 1 was told to stop: all did, after the same update, and saved. Only 0 speaks.
@@ -447,7 +449,7 @@ def test_a_process_that_fails_ends_the_job_with_its_sentence_and_one_alone_goes_
     tmp_path, uninterrupted
 ):
     folder = tmp_path / "run"
-    done = torchrun(__file__, "suffer", "raise6", *PRETRAIN, "--shard", "--out", folder)
+    done = torchrun(__file__, "suffer", "raise6", *PRETRAIN, "--out", folder)
     assert done.returncode != 0
     assert "gpt2lib: process 1 has had enough" in done.stderr
     assert [*checkpoint.numbered(folder)] == [4]
