@@ -86,7 +86,7 @@ class TrainConfig:
     """
 
     steps: int = 1500  # updates of the weights
-    batch_size: int = 8  # sequences a forward pass
+    batch_size: int = 8  # sequences a forward pass, of all processes together
     accumulation: int = 1  # forward passes an update; their gradients are averaged
     optimizer: Literal["muon", "adamw"] = "muon"
     lr: float = 6e-3  # peak learning rate of AdamW
