@@ -6,6 +6,7 @@ Parameters carry the names of OpenAI's release (wte, wpe, h, ln_1, attn, c_attn,
 ln_2, mlp, c_fc, ln_f), so its weights load with no table of renames.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from gpt2lib.config import GPTConfig
 
 EPS = 1e-5  # inside LayerNorm's root. Source: openai/gpt-2, src/model.py
 LOGITS_AT_ONCE = 2**24  # the head and the loss go through in chunks of at most so many
+ROWS_AT_ONCE = 2**12  # of the token table, when its gradient goes from bf16 to float32
 
 
 class MLP(nn.Module):
@@ -34,8 +36,20 @@ class MLP(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.c_fc(x), approximate="tanh")  # (B, T, 4C)
+        x = gelu(self.c_fc(x))  # (B, T, 4C)
         return F.dropout(self.c_proj(x), self.dropout, self.training)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x Φ(x), Φ being how much of a normal distribution lies under x, in its tanh form.
+
+    ½ (1 + tanh(u)) with u = √(2/π) (x + 0.044715 x³), which is the sigmoid of 2u. A compiler
+    for a CPU is given that, because it makes an exponential several times as fast as a tanh.
+    Source: Hendrycks and Gimpel 2016; openai/gpt-2, src/model.py.
+    """
+    if x.is_cpu and torch.compiler.is_compiling():
+        return x * torch.sigmoid((8 / math.pi) ** 0.5 * (x + 0.044715 * x**3))
+    return F.gelu(x, approximate="tanh")
 
 
 class Block(nn.Module):
@@ -109,10 +123,7 @@ class GPT(nn.Module):
             x = self.wte(idx) + self.wpe.weight[at]  # (B, T, C)
         except IndexError:
             raise self._outside(idx) from None
-        x = F.dropout(x, self.config.dropout, self.training)
-        for block, kept in zip(self.h, cache or [None] * len(self.h)):
-            x = block(x, kept, mask)
-        return self.ln_f(x)
+        return self._through(x, cache, mask)
 
     def loss(self, idx: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats a token; a scalar to call backward on.
@@ -128,9 +139,13 @@ class GPT(nn.Module):
             )
         if not targets.is_cuda and not -1 <= targets.min() <= targets.max() < len(self.wte.weight):
             raise self._outside(targets)
-        x = self.hidden(idx).flatten(0, 1)  # (B·T, C)
-        total = HeadLoss.apply(x, self.wte.weight, targets.flatten())
-        return total / (targets != -1).sum().clamp(min=1)
+        self._check(idx)
+        try:
+            x, table = Lookup.apply(idx, self.wte.weight)
+        except IndexError:
+            raise self._outside(idx) from None
+        x = self._through(x + self.wpe.weight[: idx.shape[1]])  # (B, T, C)
+        return HeadLoss.apply(x.flatten(0, 1), table, targets.flatten())
 
     @torch.no_grad()
     def init_weights(self) -> None:
@@ -151,7 +166,15 @@ class GPT(nn.Module):
             else:
                 p.fill_(1.0)
 
-    def _check(self, idx: Tensor, past: int) -> None:
+    def _through(
+        self, x: Tensor, cache: list[KVCache] | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block, kept in zip(self.h, cache or [None] * len(self.h)):
+            x = block(x, kept, mask)
+        return self.ln_f(x)
+
+    def _check(self, idx: Tensor, past: int = 0) -> None:
         if idx.dim() != 2 or idx.dtype != torch.int64:
             raise ValueError(
                 f"idx must be token ids, (B, T) of int64: got {tuple(idx.shape)} of {idx.dtype}."
@@ -199,44 +222,87 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             model.train()
 
 
-class HeadLoss(torch.autograd.Function):
-    """The summed cross-entropy of logits x @ weight.T, chunk by chunk: (N, C), (V, C), (N,) → ().
+class Lookup(torch.autograd.Function):
+    """Rows of a table, and the table for further use: (…), (V, C) → (…, C), (V, C).
 
-    The gradient of a sum over rows is known as soon as a row's logits are, softmax less one at
-    the target; so it is taken at once, and the float32 logits of one chunk are all that exist.
+    The further use gives the table a gradient of (V, C), to which backward adds that of the rows
+    where it lies. Two gradients of a table would cost its memory twice, and a pass to add them.
+    """
+
+    @staticmethod
+    def forward(ctx, idx: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Look up, and remember where."""
+        ctx.save_for_backward(idx)
+        return F.embedding(idx, table), table.view_as(table)
+
+    @staticmethod
+    def backward(ctx, rows: Tensor, table: Tensor) -> tuple[None, Tensor]:
+        """Add the rows' gradient to the table's; that is HeadLoss's own, which nobody else has."""
+        (idx,) = ctx.saved_tensors
+        return None, table.index_add_(0, idx.flatten(), rows.flatten(0, -2))
+
+
+class HeadLoss(torch.autograd.Function):
+    """The mean cross-entropy of logits x @ weight.T, chunk by chunk: (N, C), (V, C), (N,) → ().
+
+    The gradient of a row's loss is known as soon as its logits are, softmax less one at the
+    target; so it is taken at once, and the float32 logits of one chunk are all that exist.
     Targets of −1 do not count.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum in float32 or better; keep the two gradients for backward."""
+        """Return the mean in float32 or better; keep the two gradients for backward."""
         kind = x.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        total, grad_x, grad_weight = 0.0, [], None
+        counted = (targets != -1).to(torch.promote_types(dtype, torch.float32))
+        share = counted / counted.sum().clamp(min=1)  # (N,)
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
+        mean = share.new_zeros(())
         with torch.autocast(kind, enabled=False):
-            w = weight.to(dtype)
+            x, w = x.to(dtype), weight.to(dtype)
             rows = max(1, LOGITS_AT_ONCE // len(w))
-            for some, ids in zip(x.to(dtype).split(rows), targets.split(rows), strict=True):
-                logits = F.linear(some, w)  # (rows, V)
-                logits = logits.to(torch.promote_types(dtype, torch.float32))  # bf16 loses a sum
-                counted, at = ids != -1, ids.clamp(min=0)[:, None]
-                norm = logits.logsumexp(-1)
-                total = total + ((norm - logits.gather(1, at)[:, 0]) * counted).sum()
-                if ctx.needs_input_grad[0]:
-                    slope = logits.sub_(norm[:, None]).exp_()  # the softmax
-                    slope.scatter_add_(1, at, -torch.ones_like(at, dtype=slope.dtype))
-                    slope = slope.mul_(counted[:, None]).to(dtype)
-                    grad_x.append((slope @ w).to(x.dtype))
-                    if ctx.needs_input_grad[1]:
-                        one = (slope.mT @ some).to(weight.dtype)
-                        grad_weight = one if grad_weight is None else grad_weight.add_(one)
-        ctx.kept = (torch.cat(grad_x) if grad_x else None, grad_weight)
-        return total
+            for n in range(0, len(x), rows):
+                at = slice(n, n + rows)
+                loss, slope = _cross_entropy(F.linear(x[at], w), targets[at], share[at])
+                mean += loss
+                if grad_x is not None:
+                    grad_x[at] = slope @ w
+                if grad_weight is not None:
+                    _add_product(grad_weight, slope.mT, x[at], anew=n == 0)
+        ctx.kept = (grad_x, grad_weight)
+        return mean
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Scale what forward kept, in place: a table of (V, C) is not copied for a factor."""
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Scale what forward kept, in place, and not at all by 1: the table is (V, C)."""
         if ctx.kept is None:
             raise RuntimeError("a loss goes backward once: take model.loss again.")
         kept, ctx.kept = ctx.kept, None
-        return *(None if one is None else one.mul_(grad) for one in kept), None
+        if torch.compiler.is_compiling() or not grad.is_cpu or grad != 1:
+            kept = [None if one is None else one.mul_(grad) for one in kept]
+        return *kept, None
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """The losses of rows of logits (N, V), summed by share (N,), and its gradient, (N, V).
+
+    Both are taken in the precision of share, and the gradient given in that of logits.
+    """
+    dtype, at = logits.dtype, targets.clamp(min=0)[:, None]
+    logits = logits.to(share.dtype)
+    norm = logits.logsumexp(-1, keepdim=True)  # (N, 1)
+    loss = (norm - logits.gather(1, at))[:, 0] @ share
+    slope = logits.sub_(norm).exp_()  # the softmax
+    slope.scatter_add_(1, at, -torch.ones_like(norm))
+    return loss, slope.mul_(share[:, None]).to(dtype)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor, anew: bool) -> None:
+    """total += a @ b, or total = a @ b: (V, C), (V, N), (N, C). a and b may be in bf16."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b, beta=0 if anew else 1)
+        return
+    for to, some in zip(total.split(ROWS_AT_ONCE), a.split(ROWS_AT_ONCE), strict=True):
+        to.copy_(some @ b) if anew else to.add_(some @ b)  # while it lies in the cache

@@ -82,12 +82,14 @@ def train(
                 loss = loss_of(idx, targets) * share
             (loss * n).backward()  # n, because the gradient becomes the mean over n processes
             total = total + loss.detach()
-        total, norm = processes.summed(total), _clip(params, config.clip)
+        total, norm = processes.summed(total), _grad_norm(params)
 
         # The one wait for the device in a step; the optimizers then run while Python goes on.
-        loss, grad_norm, tokens = torch.stack([total, norm, count]).tolist()
+        loss, grad_norm, tokens = torch.stack([total, processes.whole(norm), count]).tolist()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingDiverged(_diverged(step, loss, grad_norm, config.lr * factor))
+        if 0 < config.clip < grad_norm:
+            nn.utils.clip_grads_with_norm_(params, config.clip, norm)
         for opt in opts:
             opt.step()
         rate = tokens / (time.perf_counter() - started)
@@ -143,13 +145,9 @@ def _take(batches, n: int, step: int, device) -> list[tuple[Tensor, Tensor]]:
     return micro
 
 
-def _clip(params: list[Tensor], largest: float) -> Tensor:
-    """The norm of the gradient, which is then scaled down to the largest allowed (0: never)."""
-    if largest:
-        norm = nn.utils.clip_grad_norm_(params, largest)
-    else:
-        norm = nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
-    return processes.whole(norm)
+def _grad_norm(params: list[Tensor]) -> Tensor:
+    """The norm of the gradient, all parameters as one vector."""
+    return nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
 
 
 def _diverged(step: int, loss: float, grad_norm: float, lr: float) -> str:

@@ -93,6 +93,20 @@ def test_the_mlp_is_the_tanh_gelu_of_the_paper():
     torch.testing.assert_close(mlp(x), expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # as torch.compile does
+def test_compiled_the_loss_and_its_gradients_are_the_same():
+    model, idx, targets = gpt(dtype=torch.float64), ids(), ids(seed=2)
+    for p in model.parameters():  # far from 0, where all forms of GELU are one
+        torch.nn.init.normal_(p, std=0.5)
+    found = []
+    for loss_of in (model.loss, torch.compile(model.loss, backend="aot_eager")):
+        model.zero_grad()
+        loss = loss_of(idx, targets)
+        loss.backward()
+        found.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "tiny", "small"])
 def test_the_models_count_their_parameters_as_the_formula_does(name):
     config = GPTConfig.named(name)
@@ -216,7 +230,7 @@ class Products(TorchDispatchMode):
     n = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten.mm.default:
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm_.default):
             self.n += any(61 in t.shape for t in args)
         return func(*args, **(kwargs or {}))
 
@@ -269,6 +283,7 @@ def test_in_bf16_the_loss_in_chunks_is_the_plain_loss_nearly(monkeypatch):
     gradients = []
     for logits_at_once in (2**23, 61 * 7):
         monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", logits_at_once)
+        monkeypatch.setattr(model_module, "ROWS_AT_ONCE", 2**12 if not gradients else 7)
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
             loss = model.loss(idx, targets)
@@ -304,6 +319,29 @@ def test_the_logits_of_the_whole_batch_never_exist_at_once(monkeypatch):
         loss.backward()
     assert largest.numel == 8 * 1000  # 8 rows of logits; the widest layer has 4096
     assert not any(t.numel() >= 8 * 1000 for t in kept)  # nor are they kept for going backward
+
+
+class Memories(TorchDispatchMode):
+    """The memories in which any operation leaves a tensor of this shape."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self.shape, self.found = shape, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for t in tree_leaves(out):
+            if isinstance(t, torch.Tensor) and t.shape == self.shape:
+                self.found.add(t.untyped_storage().data_ptr())
+        return out
+
+
+def test_the_token_tables_gradient_is_made_where_it_stays():
+    model = gpt()
+    with Memories(model.wte.weight.shape) as tables:
+        model.loss(ids(), ids(seed=2)).backward()
+    gradient = model.wte.weight.grad.untyped_storage().data_ptr()
+    assert tables.found == {model.wte.weight.untyped_storage().data_ptr(), gradient}
 
 
 @pytest.mark.parametrize(
