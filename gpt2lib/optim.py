@@ -1,11 +1,15 @@
 """Which weights decay, which optimizer moves them, and how fast, step by step."""
 
 import math
+from collections import defaultdict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from gpt2lib import processes
 from gpt2lib.config import TrainConfig
+
+MATRICES_AT_ONCE = 2**22  # Muon takes matrices of one shape together, up to so many numbers
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -37,11 +41,66 @@ def optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimi
     opts = [torch.optim.AdamW(adamw_groups, lr=config.lr, betas=config.betas, fused=True)]
     if muon_params:
         settings = {"lr": config.muon_lr, "momentum": config.muon_momentum}
-        opts.append(torch.optim.Muon(muon_params, weight_decay=config.weight_decay, **settings))
+        opts.append(Muon(muon_params, weight_decay=config.weight_decay, **settings))
     for opt in opts:
         for group in opt.param_groups:
             group["peak_lr"] = group["lr"]
     return opts
+
+
+class Muon(torch.optim.Muon):
+    """torch.optim.Muon, the small matrices of one shape taken together: half its time on a CPU.
+
+    The same state, settings and updates, but for the rounding of bfloat16.
+    Source: Jordan et al. 2024.
+    """
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """Move each matrix that has a gradient along its momentum, made orthogonal."""
+        for group in self.param_groups:
+            shapes = defaultdict(list)
+            for p in group["params"]:
+                if p.grad is not None:
+                    shapes[min(p.shape), max(p.shape)].append(p)  # a tall one is taken lying
+            for (low, wide), params in shapes.items():
+                n = max(1, MATRICES_AT_ONCE // (low * wide))
+                for i in range(0, len(params), n):
+                    self._move(params[i : i + n], group)
+
+    def _move(self, params: list[Tensor], group: dict) -> None:
+        ahead = []
+        for p in params:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
+            mean = self.state[p]["momentum_buffer"]
+            mean.lerp_(p.grad, 1 - group["momentum"])
+            update = p.grad.lerp(mean, group["momentum"])  # Nesterov's: the mean one step on
+            ahead.append(_lying(processes.whole(update)).bfloat16())
+        for p, update in zip(params, orthogonal(torch.stack(ahead)), strict=True):
+            rows, columns = p.shape
+            lr = group["lr"] * max(1, rows / columns) ** 0.5
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            update = update.mT if rows > columns else update
+            p.add_(processes.shard_like(update, p), alpha=-lr)
+
+
+def _lying(matrix: Tensor) -> Tensor:
+    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+
+
+def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Bring all singular values of each matrix near 1, to 0.7 to 1.2: (N, m, n), m ≤ n, → the same.
+
+    Newton–Schulz: each step replaces every singular value s by a·s + b·s³ + c·s⁵, with nothing
+    but matrix products. Source: Jordan et al. 2024, which chose a, b and c to raise small s fast.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    X = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        A = X @ X.mT  # (N, m, m)
+        X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)
+    return X
 
 
 def learning_rate(

@@ -214,6 +214,15 @@ def whole(x: Tensor) -> Tensor:
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
+def shard_like(x: Tensor, other: Tensor) -> Tensor:
+    """The shard of a whole tensor x that goes with this process's shard of other; x, if whole."""
+    if not hasattr(other, "full_tensor"):
+        return x
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(x, other.device_mesh, other.placements, src_data_rank=None)
+
+
 # ------------------------------------------------------------------ its state, for checkpoints
 
 

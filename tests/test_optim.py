@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from gpt2lib import optim
 from gpt2lib.config import GPTConfig, TrainConfig
 from gpt2lib.model import GPT
 from gpt2lib.optim import learning_rate, optimizers, param_groups
@@ -94,6 +95,27 @@ def test_a_step_of_muon_moves_every_direction_of_a_matrix_about_equally():
         if p.dim() == 2:
             sizes = torch.linalg.svdvals(before[name] - p.detach())
             assert sizes.max() < 3 * sizes.min()
+
+
+@pytest.mark.parametrize("at_once", [1, 2**22])
+def test_muon_is_pytorchs(monkeypatch, at_once):
+    monkeypatch.setattr(optim, "MATRICES_AT_ONCE", at_once)
+    config = TrainConfig(weight_decay=0.5, muon_lr=0.1, muon_momentum=0.8)
+    found = []
+    for kind in (optim.Muon, torch.optim.Muon):
+        monkeypatch.setattr(optim, "Muon", kind)
+        model = gpt()
+        muon = optimizers(model, config)[1]
+        for _ in range(3):
+            for _, p, g in gradients(model, 1):
+                p.grad = g
+            muon.step()
+        found.append((dict(model.named_parameters()), muon.state_dict()))
+    (ours, our_state), (theirs, their_state) = found
+    for name, p in ours.items():
+        torch.testing.assert_close(p, theirs[name], rtol=0, atol=3e-3)  # bfloat16 of 0.3 or less
+    assert our_state["param_groups"] == their_state["param_groups"]
+    torch.testing.assert_close(our_state["state"], their_state["state"])
 
 
 def rate_by_formula(step, steps, peak, warmup, floor, schedule):
