@@ -11,7 +11,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import regex  # the standard library's re has no \p{L}
@@ -181,3 +181,28 @@ def _merge(pair, new, where, spelled, times, counts) -> dict[str, list[int]]:
 def _descending(token: bytes) -> str:
     """A key that sorts tokens, and joined keys pairs of tokens, from the greatest to the least."""
     return token.translate(_INVERTED).decode("latin-1") + "Ā"  # after every other character
+
+
+def merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+    """The pair that each token joins: what its bytes come to by the tokens before it.
+
+    A single byte joins none. Raises ValueError for a token that two before it do not make.
+    """
+    ranks, pairs = {}, []
+    for token in tokens:
+        parts = [bytes([b]) for b in token]
+        while joined := [a + b for a, b in pairwise(parts)]:
+            best = min(joined, key=lambda t: ranks.get(t, len(tokens)))
+            if best not in ranks:
+                break
+            i = joined.index(best)
+            parts[i : i + 2] = [best]
+        if len(parts) > 2:
+            raise ValueError(
+                f"each token must join two before it: {token!r:.80} is {len(parts)} parts, "
+                f"{parts!r:.80}, so Hugging Face's format cannot hold it."
+            )
+        if len(parts) == 2:
+            pairs.append(tuple(parts))
+        ranks[token] = len(ranks)
+    return pairs

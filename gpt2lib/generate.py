@@ -53,7 +53,7 @@ def stream(
         with evaluating(model):
             logits, cache = _next_logits(model, idx, cache, max_new_tokens, pads)  # (B, V)
             if temperature == 0:
-                ids = logits.argmax(-1, keepdim=True)  # (B, 1)
+                ids = logits.float().argmax(-1, keepdim=True)  # (B, 1); slow in bf16
             else:
                 probs = filter_logits(logits, temperature, top_k, top_p).softmax(-1)
                 ids = torch.multinomial(probs, 1, generator=generator)

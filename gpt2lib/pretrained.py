@@ -13,9 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -23,12 +21,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gpt2lib import bpe
 from gpt2lib import tokenizer as tokenizers
 from gpt2lib.config import GPTConfig
 from gpt2lib.corpora import cache_folder, fetched
 from gpt2lib.files import whole
 from gpt2lib.model import EPS, GPT
-from gpt2lib.tokenizer import Tokenizer, _show
+from gpt2lib.tokenizer import Tokenizer, printable
 
 HUB = "https://huggingface.co"
 # Of each: its place on the hub, with the commit, and the SHA-256 of its model.safetensors, as
@@ -145,7 +144,7 @@ def load_tokenizer(name_or_folder: str | Path) -> Tokenizer:
     try:
         vocab, special = stated["model"]["vocab"], [t["content"] for t in stated["added_tokens"]]
         shown = [token for token in sorted(vocab, key=vocab.get) if token not in special]
-        made = Tokenizer(map(tokenizers._read, shown), special)
+        made = Tokenizer(map(tokenizers.from_printable, shown), special)
         expected = json.loads(_tokenizer_files(made, GPTConfig(vocab_size=made.n_vocab))[path.name])
         merges = [m if isinstance(m, str) else " ".join(m) for m in stated["model"]["merges"]]
         theirs = (stated["model"]["type"], vocab, merges, stated["pre_tokenizer"]["type"])
@@ -309,13 +308,13 @@ def _described(model: GPT, tokenizer: Tokenizer | None) -> dict:
 def _tokenizer_files(tokenizer: Tokenizer, config: GPTConfig) -> dict[str, str]:
     """The files of a tokenizer, by name: OpenAI's two, and the two that transformers adds."""
     special = tokenizer.special_tokens
-    vocab = {_show(token): i for i, token in enumerate(tokenizer.tokens)} | special
+    vocab = {printable(token): i for i, token in enumerate(tokenizer.tokens)} | special
     if not tokenizer.n_vocab == len(vocab) <= config.vocab_size:
         raise ValueError(
             f"each token needs a name and a row of wte for itself: {tokenizer.n_vocab} tokens "
             f"have {len(vocab)} names and vocab_size={config.vocab_size} rows."
         )
-    merges = [f"{_show(a)} {_show(b)}" for a, b in _merges(tokenizer.tokens)]
+    merges = [f"{printable(a)} {printable(b)}" for a, b in bpe.merges(tokenizer.tokens)]
     by_bytes = {"type": "ByteLevel", "use_regex": True}
     by_bytes |= {"add_prefix_space": False, "trim_offsets": True}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
@@ -340,28 +339,6 @@ def _tokenizer_files(tokenizer: Tokenizer, config: GPTConfig) -> dict[str, str]:
         "tokenizer.json": _dump(complete),
         "tokenizer_config.json": _dump(settings),
     }
-
-
-def _merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-    """The pair that each token joins: what its bytes come to by the tokens before it."""
-    ranks, pairs = {}, []
-    for token in tokens:
-        parts = [bytes([b]) for b in token]
-        while joined := [a + b for a, b in pairwise(parts)]:
-            best = min(joined, key=lambda t: ranks.get(t, len(tokens)))
-            if best not in ranks:
-                break
-            i = joined.index(best)
-            parts[i : i + 2] = [best]
-        if len(parts) > 2:
-            raise ValueError(
-                f"each token must join two before it: {token!r:.80} is {len(parts)} parts, "
-                f"{parts!r:.80}, so Hugging Face's format cannot hold it."
-            )
-        if len(parts) == 2:
-            pairs.append(tuple(parts))
-        ranks[token] = len(ranks)
-    return pairs
 
 
 def _json(path: Path) -> dict:

