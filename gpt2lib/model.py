@@ -302,7 +302,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor, share: Tensor) -> tuple[Tens
 def _add_product(total: Tensor, a: Tensor, b: Tensor, anew: bool) -> None:
     """total += a @ b, or total = a @ b: (V, C), (V, N), (N, C). a and b may be in bf16."""
     if total.dtype == a.dtype:
-        total.addmm_(a, b, beta=0 if anew else 1)
+        torch.addmm(total, a, b, beta=0 if anew else 1, out=total)
         return
     for to, some in zip(total.split(ROWS_AT_ONCE), a.split(ROWS_AT_ONCE), strict=True):
         to.copy_(some @ b) if anew else to.add_(some @ b)  # while it lies in the cache
