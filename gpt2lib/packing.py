@@ -62,7 +62,7 @@ class Int8Linear(nn.Module):
 
     Each row w of weight is stored as round(w / s), s = max |w| / 127, and so is each row of x when
     it comes; the exact product of the two, times both scales, is the output.
-    Source: Dettmers et al. 2022, section 2 (a scale a row).
+    Source: Dettmers et al. 2022, 3.1 (a scale a row).
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
