@@ -51,12 +51,16 @@ def optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimi
 class Muon(torch.optim.Muon):
     """torch.optim.Muon, the small matrices of one shape taken together: half its time on a CPU.
 
-    The same state, settings and updates, but for the rounding of bfloat16.
+    The same state and updates, but for the rounding of bfloat16. What it could be told beyond
+    these settings is as PyTorch has it by default.
     Source: Jordan et al. 2024.
     """
 
+    def __init__(self, params, lr: float, weight_decay: float, momentum: float):
+        super().__init__(params, lr=lr, weight_decay=weight_decay, momentum=momentum)
+
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self) -> None:
         """Move each matrix that has a gradient along its momentum, made orthogonal."""
         for group in self.param_groups:
             shapes = defaultdict(list)
