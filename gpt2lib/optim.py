@@ -60,8 +60,12 @@ class Muon(torch.optim.Muon):
         super().__init__(params, lr=lr, weight_decay=weight_decay, momentum=momentum)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Move each matrix that has a gradient along its momentum, made orthogonal."""
+    def step(self, closure=None) -> Tensor | None:
+        """Move each matrix that has a gradient along its momentum, made orthogonal.
+
+        closure, if given, is called first and computes the gradients; what it returns is returned.
+        """
+        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             shapes = defaultdict(list)
             for p in group["params"]:
@@ -71,6 +75,7 @@ class Muon(torch.optim.Muon):
                 n = max(1, MATRICES_AT_ONCE // (low * wide))
                 for i in range(0, len(params), n):
                     self._move(params[i : i + n], group)
+        return loss
 
     def _move(self, params: list[Tensor], group: dict) -> None:
         ahead = []

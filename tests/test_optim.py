@@ -118,6 +118,19 @@ def test_muon_is_pytorchs(monkeypatch, at_once):
     torch.testing.assert_close(our_state["state"], their_state["state"])
 
 
+def test_muon_calls_the_closure_that_makes_its_gradients():
+    p = torch.nn.Parameter(torch.eye(3))
+    muon = optim.Muon([p], lr=0.1, weight_decay=0.0, momentum=0.9)
+
+    def closure():
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    assert muon.step(closure) == 3
+    assert not torch.equal(p, torch.eye(3))
+
+
 def rate_by_formula(step, steps, peak, warmup, floor, schedule):
     """Two straight or bent pieces, each by its two ends."""
     if step < warmup:
