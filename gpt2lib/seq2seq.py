@@ -48,7 +48,7 @@ def sinusoids(T: int, C: int) -> Tensor:
 
     Channels 2i and 2i + 1 of row t are sin(t / 10000^(2i/C)) and cos(t / 10000^(2i/C)).
     Raises ValueError if C is odd.
-    Built by hand in the chapter on the Transformer of 2017. Source: Vaswani et al. 2017, 3.5.
+    Built by hand in the chapter on multi-head attention. Source: Vaswani et al. 2017, 3.5.
     """
     if C % 2:
         raise ValueError(f"each wave takes two channels, so C must be even: got {C}.")
