@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # A room imports only from lower floors; viz, at the side, from none.
 FLOORS = (
-    {"files", "bpe", "grammar", "processes"},
+    {"files", "bpe", "grammar", "processes", "answers"},
     {"config", "storyworld"},
     {"tokenizer", "attention", "optim", "corpora"},
     {"model", "seq2seq", "recurrent", "data"},

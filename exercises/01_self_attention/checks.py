@@ -11,57 +11,9 @@ import math
 import torch
 import torch.nn.functional as F
 
+from gpt2lib.answers import call, close, gradients, is_tensor, names_none_of
+
 INFINITY = float("inf")
-
-
-def _call(answer, *args, hint="Write the shape beside each step, and compare."):
-    """Call an answer; an error inside it becomes a sentence."""
-    try:
-        return answer(*args)
-    except NotImplementedError:
-        raise
-    except Exception as e:
-        shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, torch.Tensor))
-        raise AssertionError(
-            f"It stopped with {type(e).__name__}: {e} The shapes that came in: {shapes}. {hint}"
-        ) from e
-
-
-def _is_tensor(y, shape, dtype, hint):
-    """Only a real tensor of this shape and dtype will do."""
-    kind = type(y)
-    assert kind is torch.Tensor, (
-        f"It returned a {kind.__name__}, not a tensor: is the return missing?"
-    )
-    assert tuple(y.shape) == shape, (
-        f"The shape is {tuple(y.shape)}, but {shape} was expected. {hint}"
-    )
-    assert y.dtype == dtype, (
-        f"The dtype is {y.dtype}, but {dtype} was expected: is a tensor inside made without the "
-        "dtype of what came in? Look at every torch.zeros and torch.tensor."
-    )
-
-
-def _close(a, b):
-    return torch.allclose(a, b, rtol=1e-9, atol=1e-9)
-
-
-def _names_none_of(y, mistakes):
-    """Compare the answer with what frequent mistakes would give; name the one that fits."""
-    for sentence, wrong in mistakes.items():
-        assert not _close(y, wrong), sentence
-
-
-def _gradients(f, tensors):
-    """The gradients of a fixed weighted sum of f's output; zeros where none arrives."""
-    tensors = [t.detach().clone().requires_grad_() for t in tensors]
-    y = _call(f, *tensors)
-    assert y.requires_grad, (
-        "No gradient arrives anywhere: is something detached, or made a number with .item() "
-        "or .numpy()? Look at each step between the inputs and the result."
-    )
-    ramp = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
-    return torch.autograd.grad((y * ramp).sum(), tensors, materialize_grads=True)
 
 
 # 1 Softmax ------------------------------------------------------------------------------
@@ -72,8 +24,8 @@ def check_my_softmax(my_softmax, seed=0):
     g = torch.Generator().manual_seed(seed)
     scores = torch.randn(2, 3, 5, generator=g, dtype=torch.float64)
     before = scores.clone()
-    y = _call(my_softmax, scores, -1)
-    _is_tensor(y, (2, 3, 5), torch.float64, "Softmax keeps the shape: is keepdim=True missing?")
+    y = call(my_softmax, scores, -1)
+    is_tensor(y, (2, 3, 5), torch.float64, "Softmax keeps the shape: is keepdim=True missing?")
     assert torch.equal(scores, before), (
         "The scores that you were given are different after the call: is there an in-place "
         "operation such as -= or exp_? Make a new tensor."
@@ -83,36 +35,36 @@ def check_my_softmax(my_softmax, seed=0):
         "Make them positive first: which function is positive everywhere?"
     )
     for dim in (1, 0, -1):
-        sums = _call(my_softmax, scores, dim).sum(dim)
-        assert _close(sums, torch.ones_like(sums)), (
+        sums = call(my_softmax, scores, dim).sum(dim)
+        assert close(sums, torch.ones_like(sums)), (
             f"With dim={dim} the sums along axis {dim} are not 1: is dim used in every step? "
             "Look at the axis given to sum."
         )
-    assert _close(y, scores.softmax(-1)), (
+    assert close(y, scores.softmax(-1)), (
         "The rows sum to 1, but the weights are wrong: ratios of weights are e to the "
         "difference of scores. Is the exponential the right one?"
     )
-    assert not _call(my_softmax, scores + 1000, -1).isnan().any(), (
+    assert not call(my_softmax, scores + 1000, -1).isnan().any(), (
         "Scores near 1000 give nan: exp overflows there. Only differences count, so take the "
         "largest score away first."
     )
     steps = torch.tensor([[0.0], [1000.0], [2000.0]], dtype=torch.float64)
-    uneven = _call(my_softmax, scores + steps, -1)
-    assert not uneven.isnan().any() and _close(uneven, y), (
+    uneven = call(my_softmax, scores + steps, -1)
+    assert not uneven.isnan().any() and close(uneven, y), (
         "A row whose scores lie far under another row's gives nan: is one maximum taken for "
         "the whole tensor? Take one a row, with keepdim=True."
     )
     masked = scores.masked_fill(torch.tensor([False, True, False, False, True]), -INFINITY)
-    assert _close(_call(my_softmax, masked, -1), masked.softmax(-1)), (
+    assert close(call(my_softmax, masked, -1), masked.softmax(-1)), (
         "A score of −∞ must get the weight 0 and leave the rest a softmax of the others. Look "
         "at what your steps make of it."
     )
-    (mine,) = _gradients(lambda s: my_softmax(s, 1), [scores])
-    (right,) = _gradients(lambda s: s.softmax(1), [scores])
-    assert _close(mine, right), (
+    (mine,) = gradients(lambda s: my_softmax(s, 1), [scores])
+    (right,) = gradients(lambda s: s.softmax(1), [scores])
+    assert close(mine, right), (
         "The values are right and the gradient is wrong: is a part of the formula detached?"
     )
-    assert _call(my_softmax, scores.float(), -1).dtype == torch.float32, (
+    assert call(my_softmax, scores.float(), -1).dtype == torch.float32, (
         "float32 scores must give float32 weights: is a dtype written into the function?"
     )
 
@@ -158,8 +110,8 @@ def check_my_causal_mask(my_causal_mask, seed=0):
     g = torch.Generator().manual_seed(seed)
     S = int(torch.randint(6, 10, (), generator=g))
     for T in (S, S - 3, 1):
-        mask = _call(my_causal_mask, T, S)
-        _is_tensor(mask, (T, S), torch.bool, "One row a query, one column a key.")
+        mask = call(my_causal_mask, T, S)
+        is_tensor(mask, (T, S), torch.bool, "One row a query, one column a key.")
         own = torch.arange(S - T, S)  # the position of each row
         if T == S:
             assert not torch.equal(mask, torch.ones(T, T).triu().bool()), (
@@ -274,7 +226,7 @@ def check_my_self_attention(my_self_attention, seed=0):
 
     x = draw(T, B, C).transpose(0, 1)  # not contiguous, as tensors in a model often are
     weights = draw(C, D), draw(C, D), draw(C, Dv), draw(Dv, C)
-    y = _call(
+    y = call(
         my_self_attention,
         x,
         *weights,
@@ -282,41 +234,41 @@ def check_my_self_attention(my_self_attention, seed=0):
         "in front.",
     )
     shape_hint = f"Width Dv={Dv} at the end would mean that w_o has not been applied."
-    _is_tensor(y, (B, T, C), torch.float64, shape_hint)
+    is_tensor(y, (B, T, C), torch.float64, shape_hint)
     assert not y.isnan().any(), (
         "There are nans: a row of scores that is −∞ throughout has no softmax. May each word "
         "look at least at itself?"
     )
-    _names_none_of(y, _attention_mistakes(x, *weights))
+    names_none_of(y, _attention_mistakes(x, *weights))
     for changed, watched in ((0, 1), (1, 0)):
         other = x.clone()
         other[changed] = draw(T, C)
-        assert _close(_call(my_self_attention, other, *weights)[watched], y[watched]), (
+        assert close(call(my_self_attention, other, *weights)[watched], y[watched]), (
             f"Changing example {changed} changes the output for example {watched}: the batch is "
             "mixed. Look for an axis counted from the front, or a flattened batch."
         )
     for j in range(T):
         other = x.clone()
         other[:, j] = draw(B, C)
-        moved = ((_call(my_self_attention, other, *weights) - y).abs() > 1e-9).any(-1).any(0)
+        moved = ((call(my_self_attention, other, *weights) - y).abs() > 1e-9).any(-1).any(0)
         assert not moved[:j].any(), (
             f"Changing word {j} changes the output of word {int(moved.int().argmax())} before "
             "it: the future gets in. Look at the mask, and at what is shared between rows."
         )
     right = _right_self_attention(x, *weights)
-    assert _close(y, right), (
+    assert close(y, right), (
         f"The output is off by up to {(y - right).abs().max():.2g}, though the future is hidden "
         "and the batch is not mixed. Go through the formula on T = 2."
     )
-    mine = _gradients(my_self_attention, (x, *weights))
-    true = _gradients(_right_self_attention, (x, *weights))
+    mine = gradients(my_self_attention, (x, *weights))
+    true = gradients(_right_self_attention, (x, *weights))
     for name, a, b in zip(("x", "w_q", "w_k", "w_v", "w_o"), mine, true):
-        assert _close(a, b), (
+        assert close(a, b), (
             f"The output is right, but the gradient by {name} is not: is a part of the formula "
             "detached, or under no_grad? Then that part would never learn."
         )
-    short = _call(my_self_attention, x[:, :1].float(), *(w.float() for w in weights))
-    _is_tensor(short, (B, 1, C), torch.float32, "A text of one word is a text too.")
+    short = call(my_self_attention, x[:, :1].float(), *(w.float() for w in weights))
+    is_tensor(short, (B, 1, C), torch.float32, "A text of one word is a text too.")
 
 
 def _attention_counts_from_the_front(x, w_q, w_k, w_v, w_o):
@@ -371,8 +323,8 @@ def check_my_cross_attention(my_cross_attention, seed=0):
     weights = draw(C, D), draw(M, D), draw(M, Dv)
     lengths = torch.tensor([5, S, 3])
     hint = "Queries come from x (width C), keys and values from memory (width M)."
-    y = _call(my_cross_attention, x, memory, lengths, *weights, hint=hint)
-    _is_tensor(y, (B, T, Dv), torch.float64, "One output a word of x, as wide as the values.")
+    y = call(my_cross_attention, x, memory, lengths, *weights, hint=hint)
+    is_tensor(y, (B, T, Dv), torch.float64, "One output a word of x, as wide as the values.")
     right = _right_cross_attention(x, memory, lengths, *weights)
     empty = memory * (torch.arange(S) < lengths[:, None])[..., None]
     full = torch.full((B,), S)
@@ -394,27 +346,27 @@ def check_my_cross_attention(my_cross_attention, seed=0):
             _right_cross_attention(x * math.sqrt(D), memory, lengths, *weights)
         ),
     }
-    _names_none_of(y, mistakes)
+    names_none_of(y, mistakes)
     other = memory.clone()
     other[2, 3:] = draw(S - 3, M)
-    assert torch.allclose(_call(my_cross_attention, x, other, lengths, *weights), y), (
+    assert torch.allclose(call(my_cross_attention, x, other, lengths, *weights), y), (
         "Other numbers in the padding change the output: something still hears it. Look at "
         "which axis of the scores the mask lies along."
     )
     order = torch.randperm(S, generator=g)
-    again = _call(my_cross_attention, x, memory[:, order], full, *weights)
-    assert torch.allclose(again, _call(my_cross_attention, x, memory, full, *weights)), (
+    again = call(my_cross_attention, x, memory[:, order], full, *weights)
+    assert torch.allclose(again, call(my_cross_attention, x, memory, full, *weights)), (
         "Without padding, the order of memory must not matter, and it does: is a causal mask "
         "left in? A word may look at all of the other text."
     )
-    assert _close(y, right), (
+    assert close(y, right), (
         f"The output is off by up to {(y - right).abs().max():.2g}. Queries come from x; keys "
         "and values from memory. Check each shape by hand."
     )
     inputs = (x, memory, *weights)
-    mine = _gradients(lambda x, m, *w: my_cross_attention(x, m, lengths, *w), inputs)
-    true = _gradients(lambda x, m, *w: _right_cross_attention(x, m, lengths, *w), inputs)
-    assert all(_close(a, b) for a, b in zip(mine, true)), (
+    mine = gradients(lambda x, m, *w: my_cross_attention(x, m, lengths, *w), inputs)
+    true = gradients(lambda x, m, *w: _right_cross_attention(x, m, lengths, *w), inputs)
+    assert all(close(a, b) for a, b in zip(mine, true)), (
         "The output is right and a gradient is not: is a part of the formula detached?"
     )
 
@@ -471,7 +423,7 @@ def check_my_predicted_entropy(my_predicted_entropy, seed=0):
     """A formula, held against measurements at several lengths, widths and divisors."""
     g = torch.Generator().manual_seed(seed)
     for T, D, divisor in ((512, 64, 8.0), (256, 100, 20.0), (512, 64, 64.0), (384, 196, 16.0)):
-        h = _call(my_predicted_entropy, T, D, divisor)
+        h = call(my_predicted_entropy, T, D, divisor)
         assert type(h) is float, (
             f"It returned a {type(h).__name__}, not a float: the prediction is one number of "
             "nats. math.log gives floats."
@@ -513,7 +465,7 @@ def copied_attention(x, w_q, w_k, w_v):
 
 def check_my_witness(my_witness, seed=0):
     """A batch on which copied_attention runs, and one example changes another's output."""
-    found = _call(my_witness)
+    found = call(my_witness)
     assert type(found) is tuple and len(found) == 3, (
         f"It returned a {type(found).__name__}; three things are expected, as a tuple: the batch, "
         "the number of the example that suffers, the number of the one that is changed."

@@ -12,58 +12,10 @@ import math
 import torch
 import torch.nn.functional as F
 
+from gpt2lib.answers import call, close, gradients, is_tensor, names_none_of
 from gpt2lib.attention import MultiHeadAttention
 
 INFINITY = float("inf")
-
-
-def _call(answer, *args, hint="Write the shape beside each step, and compare."):
-    """Call an answer; an error inside it becomes a sentence."""
-    try:
-        return answer(*args)
-    except NotImplementedError:
-        raise
-    except Exception as e:
-        shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, torch.Tensor))
-        came = f" The shapes that came in: {shapes}." if shapes else ""
-        raise AssertionError(f"It stopped with {type(e).__name__}: {e}{came} {hint}") from e
-
-
-def _is_tensor(y, shape, dtype, hint):
-    """Only a real tensor of this shape and dtype will do."""
-    kind = type(y)
-    assert kind is torch.Tensor, (
-        f"It returned a {kind.__name__}, not a tensor: is the return missing?"
-    )
-    assert tuple(y.shape) == shape, (
-        f"The shape is {tuple(y.shape)}, but {shape} was expected. {hint}"
-    )
-    assert y.dtype == dtype, (
-        f"The dtype is {y.dtype}, but {dtype} was expected: is a tensor inside made without the "
-        "dtype of what came in? Look at every torch.zeros and torch.tensor."
-    )
-
-
-def _close(a, b):
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-9)
-
-
-def _names_none_of(y, mistakes):
-    """Compare the answer with what frequent mistakes would give; name the one that fits."""
-    for sentence, wrong in mistakes.items():
-        assert not _close(y, wrong), sentence
-
-
-def _gradients(f, tensors):
-    """The gradients of a fixed weighted sum of f's output; zeros where none arrives."""
-    tensors = [t.detach().clone().requires_grad_() for t in tensors]
-    y = _call(f, *tensors)
-    assert y.requires_grad, (
-        "No gradient arrives anywhere: is something detached, or made a number with .item() "
-        "or .numpy()? Look at each step between the inputs and the result."
-    )
-    ramp = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
-    return torch.autograd.grad((y * ramp).sum(), tensors, materialize_grads=True)
 
 
 # 1 Split --------------------------------------------------------------------------------
@@ -74,10 +26,10 @@ def check_my_split_heads(my_split_heads, seed=0):
     g = torch.Generator().manual_seed(seed)
     B, T, H, D = 2, 5, 3, 4
     x = torch.randn(T, B, H * D, generator=g, dtype=torch.float64).transpose(0, 1)
-    heads = _call(my_split_heads, x, H)
+    heads = call(my_split_heads, x, H)
     hint = "Texts, heads, words, channels of a head: in this order."
-    _is_tensor(heads, (B, H, T, D), torch.float64, hint)
-    _names_none_of(
+    is_tensor(heads, (B, H, T, D), torch.float64, hint)
+    names_none_of(
         heads,
         {
             "The shape is right and the words are mixed up: head 0 has all channels of the first "
@@ -95,8 +47,8 @@ def check_my_split_heads(my_split_heads, seed=0):
             f"Head {h} should hold channels {h * D} to {(h + 1) * D - 1} of every word, and does "
             "not. Print a text whose entries are numbered."
         )
-    one = _call(my_split_heads, x, 1)
-    assert _close(one, x[:, None]), "With one head nothing is cut: only an axis of length 1 comes."
+    one = call(my_split_heads, x, 1)
+    assert close(one, x[:, None]), "With one head nothing is cut: only an axis of length 1 comes."
 
 
 def _split_by_view(x, n_head):
@@ -187,17 +139,17 @@ def check_my_multi_head_attention(my_multi_head_attention, seed=0):
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     x, w_qkv, w_o = draw(T, B, C).transpose(0, 1), draw(C, 3 * C), draw(C, C)
-    y = _call(my_multi_head_attention, x, w_qkv, w_o, H)
-    _is_tensor(y, (B, T, C), torch.float64, "Merged, the heads are as wide as x again.")
+    y = call(my_multi_head_attention, x, w_qkv, w_o, H)
+    is_tensor(y, (B, T, C), torch.float64, "Merged, the heads are as wide as x again.")
     assert not y.isnan().any(), (
         "There are nans: a row of scores that is −∞ throughout has no softmax. May each word "
         "look at least at itself?"
     )
-    _names_none_of(y, _multi_head_mistakes(x, w_qkv, w_o, H))
+    names_none_of(y, _multi_head_mistakes(x, w_qkv, w_o, H))
     for j in range(T):
         other = x.clone()
         other[:, j] = draw(B, C)
-        moved = (_call(my_multi_head_attention, other, w_qkv, w_o, H) - y).abs() > 1e-9
+        moved = (call(my_multi_head_attention, other, w_qkv, w_o, H) - y).abs() > 1e-9
         moved = moved.any(-1).any(0)
         assert not moved[:j].any(), (
             f"Changing word {j} changes the output of word {int(moved.int().argmax())} before "
@@ -205,25 +157,25 @@ def check_my_multi_head_attention(my_multi_head_attention, seed=0):
         )
     other = x.clone()
     other[1] = draw(T, C)
-    assert _close(_call(my_multi_head_attention, other, w_qkv, w_o, H)[0], y[0]), (
+    assert close(call(my_multi_head_attention, other, w_qkv, w_o, H)[0], y[0]), (
         "Changing text 1 changes the output for text 0: the batch is mixed. Look for an axis "
         "counted from the front, or a flattened batch."
     )
     right = _multi_head(x, w_qkv, w_o, H)
-    assert _close(y, right), (
+    assert close(y, right), (
         f"The output is off by up to {(y - right).abs().max():.2g}, though the future is hidden "
         "and the batch is not mixed. Compare with the loop over heads, for one text."
     )
     for n_head in (1, C):
-        wide = _call(my_multi_head_attention, x, w_qkv, w_o, n_head)
-        assert _close(wide, _multi_head(x, w_qkv, w_o, n_head)), (
+        wide = call(my_multi_head_attention, x, w_qkv, w_o, n_head)
+        assert close(wide, _multi_head(x, w_qkv, w_o, n_head)), (
             f"With {n_head} heads of width {C // n_head} it is wrong: is a width written into "
             "the function?"
         )
-    mine = _gradients(lambda *a: my_multi_head_attention(*a, H), (x, w_qkv, w_o))
-    true = _gradients(lambda *a: _multi_head(*a, H), (x, w_qkv, w_o))
+    mine = gradients(lambda *a: my_multi_head_attention(*a, H), (x, w_qkv, w_o))
+    true = gradients(lambda *a: _multi_head(*a, H), (x, w_qkv, w_o))
     for name, a, b in zip(("x", "w_qkv", "w_o"), mine, true):
-        assert _close(a, b), (
+        assert close(a, b), (
             f"The output is right, but the gradient by {name} is not: is a part of the formula "
             "detached, or under no_grad? Then that part would never learn."
         )
@@ -244,7 +196,7 @@ def check_my_layer_without_head(my_layer_without_head, seed=0):
     x = torch.randn(2, T, C, dtype=torch.float64)
     hint = "nn.Linear keeps its matrix as (out, in): y = x @ weight.T + bias."
     for h in range(H):
-        without = _call(my_layer_without_head, layer, h, hint=hint)
+        without = call(my_layer_without_head, layer, h, hint=hint)
         assert isinstance(without, MultiHeadAttention), (
             f"It returned a {type(without).__name__}: a layer is expected, MultiHeadAttention."
         )
@@ -276,8 +228,8 @@ def check_my_layer_without_head(my_layer_without_head, seed=0):
                     layer, x, (h + 1) % H
                 ),
             }
-        _names_none_of(y, mistakes)
-        assert _close(y, right), (
+        names_none_of(y, mistakes)
+        assert close(y, right), (
             f"With head {h} taken out the output is off by up to {(y - right).abs().max():.2g}. "
             "It should be the whole output, less what this head writes."
         )
@@ -358,9 +310,9 @@ def check_my_sinusoids(my_sinusoids, seed=0):
     """(T, C) of float64; sines in even channels, cosines in odd ones, one angle a pair."""
     g = torch.Generator().manual_seed(seed)
     T, C = int(torch.randint(5, 12, (), generator=g)), 2 * int(torch.randint(6, 9, (), generator=g))
-    table = _call(my_sinusoids, T, C)
-    _is_tensor(table, (T, C), torch.float64, "One row a place, one column a channel.")
-    _names_none_of(
+    table = call(my_sinusoids, T, C)
+    is_tensor(table, (T, C), torch.float64, "One row a place, one column a channel.")
+    names_none_of(
         table,
         {
             "Sines fill the first half of the channels and cosines the second: here they take "
@@ -377,11 +329,11 @@ def check_my_sinusoids(my_sinusoids, seed=0):
         },
     )
     right = _waves(T, C)
-    assert _close(table, right), (
+    assert close(table, right), (
         f"{int((~torch.isclose(table, right, atol=1e-9)).sum())} of {T * C} entries are wrong. "
         "Compute row 1 by hand: sin 1, cos 1, then the next angle."
     )
-    long = _call(my_sinusoids, 1024, C)
+    long = call(my_sinusoids, 1024, C)
     distance = (long[:-7] * long[7:]).sum(-1)
     assert torch.allclose(distance, distance[:1].expand_as(distance)), (
         "The dot product of two places seven apart should be the same everywhere. Is an angle "
@@ -405,7 +357,7 @@ def check_my_attention_cost(my_attention_cost, seed=0):
         H, D, T = (int(n) for n in torch.randint(2, 40, (3,), generator=g))
         T = T if T != D else T + 1
         C = H * D
-        found = _call(my_attention_cost, T, C, H)
+        found = call(my_attention_cost, T, C, H)
         assert type(found) is tuple and len(found) == 3, (
             f"It returned a {type(found).__name__}; three numbers are expected, as a tuple."
         )
@@ -466,9 +418,9 @@ def check_my_attention_in_pieces(my_attention_in_pieces, seed=0):
         right = F.scaled_dot_product_attention(query[None], keys, values)[0]
         cuts = (4, 5, 2)
         pieces = iter(list(zip(keys.split(cuts), values.split(cuts))))
-        y = _call(my_attention_in_pieces, query, pieces, hint="A piece is (n, D) and (n, Dv).")
+        y = call(my_attention_in_pieces, query, pieces, hint="A piece is (n, D) and (n, Dv).")
         y = y.detach() if isinstance(y, torch.Tensor) else y
-        _is_tensor(y, (Dv,), torch.float64, "One average, as wide as the values.")
+        is_tensor(y, (Dv,), torch.float64, "One average, as wide as the values.")
         assert shift <= 0 or y.isfinite().all(), (
             "Large scores overflow: e to the 1500 is more than a float can hold. Measure each "
             "score against the largest so far."
@@ -479,7 +431,7 @@ def check_my_attention_in_pieces(my_attention_in_pieces, seed=0):
         )
         if not shift:
             split = list(zip(keys.split(cuts), values.split(cuts)))
-            _names_none_of(y, _piece_mistakes(query, split))
+            names_none_of(y, _piece_mistakes(query, split))
         assert torch.allclose(y, right, rtol=1e-8, atol=1e-8), (
             f"The average is off by up to {(y - right).abs().max():.2g}. Try two pieces of one "
             "key each, and do the sums by hand."

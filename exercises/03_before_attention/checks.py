@@ -11,55 +11,7 @@ import math
 import torch
 from torch import nn
 
-
-def _call(answer, *args, hint="Write the shape beside each step, and compare."):
-    """Call an answer; an error inside it becomes a sentence."""
-    try:
-        return answer(*args)
-    except NotImplementedError:
-        raise
-    except Exception as e:
-        shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, torch.Tensor))
-        came = f" The shapes that came in: {shapes}." if shapes else ""
-        raise AssertionError(f"It stopped with {type(e).__name__}: {e}{came} {hint}") from e
-
-
-def _is_tensor(y, shape, dtype, hint):
-    """Only a real tensor of this shape and dtype will do."""
-    kind = type(y)
-    assert kind is torch.Tensor, (
-        f"It returned a {kind.__name__}, not a tensor: is the return missing?"
-    )
-    assert tuple(y.shape) == shape, (
-        f"The shape is {tuple(y.shape)}, but {shape} was expected. {hint}"
-    )
-    assert y.dtype == dtype, (
-        f"The dtype is {y.dtype}, but {dtype} was expected: is a tensor inside made without the "
-        "dtype of what came in? Look at every torch.zeros and torch.tensor."
-    )
-
-
-def _close(a, b):
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-9)
-
-
-def _names_none_of(y, mistakes):
-    """Compare the answer with what frequent mistakes would give; name the one that fits."""
-    for sentence, wrong in mistakes.items():
-        assert not _close(y, wrong), sentence
-
-
-def _gradients(f, tensors):
-    """The gradients of a fixed weighted sum of f's output; zeros where none arrives."""
-    tensors = [t.detach().clone().requires_grad_() for t in tensors]
-    y = _call(f, *tensors)
-    assert y.requires_grad, (
-        "No gradient arrives anywhere: is something detached, or made a number with .item() "
-        "or .numpy()? Look at each step between the inputs and the result."
-    )
-    ramp = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
-    return torch.autograd.grad((y * ramp).sum(), tensors, materialize_grads=True)
-
+from gpt2lib.answers import call, close, gradients, is_tensor, names_none_of
 
 # 1 Counting -----------------------------------------------------------------------------
 
@@ -86,10 +38,10 @@ def check_my_ngram_probs(my_ngram_probs, seed=0):
         ids[at : at + 3] = [*context, 1]
     ids[0], ids[-2:] = 3, context  # at the end nothing follows
     ids[40:45] = [context[1], context[0], 2, 0, 4]
-    p = _call(my_ngram_probs, ids, context, V, alpha, hint="ids and context are lists of ids.")
-    _is_tensor(p, (V,), torch.float64, "One probability for each of the V tokens.")
+    p = call(my_ngram_probs, ids, context, V, alpha, hint="ids and context are lists of ids.")
+    is_tensor(p, (V,), torch.float64, "One probability for each of the V tokens.")
     a = (ids, context, V, alpha)
-    _names_none_of(
+    names_none_of(
         p,
         {
             "Nothing is added to the counts: what was never seen gets probability 0, and one "
@@ -114,16 +66,16 @@ def check_my_ngram_probs(my_ngram_probs, seed=0):
             "context compared?": _ngram_probs(ids, [], V, alpha),
         },
     )
-    assert _close(p, _ngram_probs(*a)), (
+    assert close(p, _ngram_probs(*a)), (
         f"The probabilities are off by up to {(p - _ngram_probs(*a)).abs().max():.2g}. Count by "
         "hand in a text of ten ids."
     )
-    unseen = _call(my_ngram_probs, [0, 1, 2], [2, 0], V, alpha)
-    assert _close(unseen, torch.full((V,), 1 / V, dtype=torch.float64)), (
+    unseen = call(my_ngram_probs, [0, 1, 2], [2, 0], V, alpha)
+    assert close(unseen, torch.full((V,), 1 / V, dtype=torch.float64)), (
         "After a context that was never seen all V tokens are equally likely."
     )
     twos = [3, 3, 3, 3, 1], [3, 3], V, alpha
-    assert _close(_call(my_ngram_probs, *twos), _ngram_probs(*twos)), (
+    assert close(call(my_ngram_probs, *twos), _ngram_probs(*twos)), (
         "In 3 3 3 3 1 the pair 3 3 is followed twice by 3 and once by 1: occurrences may overlap."
     )
 
@@ -167,9 +119,9 @@ def check_my_causal_conv(my_causal_conv, seed=0):
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     x, weight = draw(C, T).T, draw(k, C, Co)  # x is not contiguous
-    y = _call(my_causal_conv, x, weight, d)
-    _is_tensor(y, (T, Co), torch.float64, "As many outputs as tokens: zeros stand in front.")
-    _names_none_of(
+    y = call(my_causal_conv, x, weight, d)
+    is_tensor(y, (T, Co), torch.float64, "As many outputs as tokens: zeros stand in front.")
+    names_none_of(
         y,
         {
             "The window is centred: each output sees tokens that come after it. All the zeros "
@@ -187,24 +139,24 @@ def check_my_causal_conv(my_causal_conv, seed=0):
     for t in range(T):
         other = x.clone()
         other[t] = draw(C)
-        moved = (_call(my_causal_conv, other, weight, d) - y).abs().amax(-1) > 1e-9
+        moved = (call(my_causal_conv, other, weight, d) - y).abs().amax(-1) > 1e-9
         assert not moved[:t].any(), (
             f"Changing token {t} changes output {int(moved.int().argmax())} before it: the "
             "future gets in."
         )
-    assert _close(y, _conv(x, weight, d)), (
+    assert close(y, _conv(x, weight, d)), (
         f"The output is off by up to {(y - _conv(x, weight, d)).abs().max():.2g}. Compute y[0] "
         "and y[2] by hand, with d = 2."
     )
     for size, step in ((1, 1), (2, 5), (4, 1), (3, 7)):
         w = draw(size, C, Co)
-        assert _close(_call(my_causal_conv, x, w, step), _conv(x, w, step)), (
+        assert close(call(my_causal_conv, x, w, step), _conv(x, w, step)), (
             f"With kernel size {size} and dilation {step}, on {T} tokens, it is wrong: a window "
             "may also be wider than the text."
         )
-    mine = _gradients(lambda x, w: my_causal_conv(x, w, d), (x, weight))
-    true = _gradients(lambda x, w: _conv(x, w, d), (x, weight))
-    assert all(_close(a, b) for a, b in zip(mine, true)), (
+    mine = gradients(lambda x, w: my_causal_conv(x, w, d), (x, weight))
+    true = gradients(lambda x, w: _conv(x, w, d), (x, weight))
+    assert all(close(a, b) for a, b in zip(mine, true)), (
         "The output is right and a gradient is not: is a part of the sum detached?"
     )
 
@@ -218,7 +170,7 @@ def check_my_receptive_field(my_receptive_field, seed=0):
     for n in (1, 2, 4):
         kernels = torch.randint(2, 6, (n,), generator=g).tolist()
         dilations = torch.randint(2, 9, (n,), generator=g).tolist()
-        found = _call(my_receptive_field, kernels, dilations, hint="Both are lists of int.")
+        found = call(my_receptive_field, kernels, dilations, hint="Both are lists of int.")
         assert type(found) is int, f"It returned a {type(found).__name__}: one int is expected."
         right = 1 + sum((k - 1) * d for k, d in zip(kernels, dilations))
         case = f"Kernels {kernels}, dilations {dilations}: "
@@ -237,7 +189,7 @@ def check_my_receptive_field(my_receptive_field, seed=0):
         for sentence, wrong in mistakes.items():
             assert found != wrong or wrong == right, case + sentence
         assert found == right, case + f"{right}, not {found}. Draw two layers, and count."
-    assert _call(my_receptive_field, [], []) == 1, (
+    assert call(my_receptive_field, [], []) == 1, (
         "Without any layer an output sees its own token, and nothing else."
     )
 
@@ -265,16 +217,16 @@ def check_my_lstm_step(my_lstm_step, seed=0):
 
     a = draw(B, C), draw(B, H), draw(B, H), draw(C, 4 * H), draw(H, 4 * H), draw(4 * H)
     x, h, c, w_x, w_h, bias = a
-    found = _call(my_lstm_step, *a)
+    found = call(my_lstm_step, *a)
     assert type(found) is tuple and len(found) == 2, (
         f"It returned a {type(found).__name__}: two tensors are expected, the new h and the new c."
     )
     new_h, new_c = found
     for y in found:
-        _is_tensor(y, (B, H), torch.float64, "One number a text and cell.")
+        is_tensor(y, (B, H), torch.float64, "One number a text and cell.")
     i, f, g_, _ = (x @ w_x + h @ w_h + bias).chunk(4, dim=-1)
     i, f, g_ = i.sigmoid(), f.sigmoid(), g_.tanh()
-    _names_none_of(
+    names_none_of(
         new_c,
         {
             "The gates of forgetting and of input have changed places: the order is i, f, g, o.": (
@@ -298,7 +250,7 @@ def check_my_lstm_step(my_lstm_step, seed=0):
             ),
         },
     )
-    _names_none_of(
+    names_none_of(
         new_h,
         {
             "What is shown is the old cell: first make the new c, then h from it.": (
@@ -314,12 +266,12 @@ def check_my_lstm_step(my_lstm_step, seed=0):
         theirs.bias_ih.copy_(bias)
         theirs.bias_hh.zero_()
         right = theirs(x, (h, c))
-    assert _close(new_h, right[0]) and _close(new_c, right[1]), (
+    assert close(new_h, right[0]) and close(new_c, right[1]), (
         "It differs from PyTorch's LSTMCell. Take B = C = H = 1, and compute it by hand."
     )
-    mine = _gradients(lambda *a: torch.cat(my_lstm_step(*a)), a)
-    true = _gradients(lambda *a: torch.cat(_lstm_step(*a)), a)
-    assert all(_close(p, q) for p, q in zip(mine, true)), (
+    mine = gradients(lambda *a: torch.cat(my_lstm_step(*a)), a)
+    true = gradients(lambda *a: torch.cat(_lstm_step(*a)), a)
+    assert all(close(p, q) for p, q in zip(mine, true)), (
         "The values are right and a gradient is not: is the old state detached? Then nothing is "
         "learned over more than one step."
     )
@@ -347,7 +299,7 @@ def check_my_horizon(my_horizon, seed=0):
     cases += [tuple(pair) for pair in torch.rand(4, 2, generator=g, dtype=torch.float64).tolist()]
     for f, share in cases:
         f = min(max(f, 0.05), 0.98)
-        n = _call(my_horizon, f, share, hint="Both are numbers between 0 and 1.")
+        n = call(my_horizon, f, share, hint="Both are numbers between 0 and 1.")
         assert type(n) is int, f"It returned a {type(n).__name__}: a number of steps is an int."
         right = 0
         while f**right >= share:
@@ -368,7 +320,7 @@ def check_my_horizon(my_horizon, seed=0):
             case + f"{right} steps, not {n}: f to the power n must be less than the share. Which "
             "logarithm is divided by which?"
         )
-    exact = _call(my_horizon, 0.5, 0.25)
+    exact = call(my_horizon, 0.5, 0.25)
     assert exact == 3, (
         f"f = 0.5, share = 0.25: after 2 steps exactly a quarter is left, not less: got {exact}."
     )

@@ -12,59 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gpt2lib.answers import call, close, gradients, is_tensor, names_none_of
 from gpt2lib.config import GPTConfig
 from gpt2lib.model import Block
 
 ROOT = math.sqrt(2 / math.pi)
-
-
-def _call(answer, *args, hint="Write the shape beside each step, and compare."):
-    """Call an answer; an error inside it becomes a sentence."""
-    try:
-        return answer(*args)
-    except NotImplementedError:
-        raise
-    except Exception as e:
-        shapes = ", ".join(str(tuple(a.shape)) for a in args if isinstance(a, torch.Tensor))
-        came = f" The shapes that came in: {shapes}." if shapes else ""
-        raise AssertionError(f"It stopped with {type(e).__name__}: {e}{came} {hint}") from e
-
-
-def _is_tensor(y, shape, dtype, hint):
-    """Only a real tensor of this shape and dtype will do."""
-    kind = type(y)
-    assert kind is torch.Tensor, (
-        f"It returned a {kind.__name__}, not a tensor: is the return missing?"
-    )
-    assert tuple(y.shape) == shape, (
-        f"The shape is {tuple(y.shape)}, but {shape} was expected. {hint}"
-    )
-    assert y.dtype == dtype, (
-        f"The dtype is {y.dtype}, but {dtype} was expected: is a tensor inside made without the "
-        "dtype of what came in? Look at every torch.zeros and torch.tensor."
-    )
-
-
-def _close(a, b):
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, atol=1e-9)
-
-
-def _names_none_of(y, mistakes):
-    """Compare the answer with what frequent mistakes would give; name the one that fits."""
-    for sentence, wrong in mistakes.items():
-        assert not _close(y, wrong), sentence
-
-
-def _gradients(f, tensors):
-    """The gradients of a fixed weighted sum of f's output; zeros where none arrives."""
-    tensors = [t.detach().clone().requires_grad_() for t in tensors]
-    y = _call(f, *tensors)
-    assert y.requires_grad, (
-        "No gradient arrives anywhere: is something detached, or made a number with .item() "
-        "or .numpy()? Look at each step between the inputs and the result."
-    )
-    ramp = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
-    return torch.autograd.grad((y * ramp).sum(), tensors, materialize_grads=True)
 
 
 # 1 LayerNorm ----------------------------------------------------------------------------
@@ -91,11 +43,11 @@ def check_my_layer_norm(my_layer_norm, seed=0):
 
     x = 2 * draw(T, B, C).transpose(0, 1) + 1
     weight, bias = draw(C), draw(C)
-    y = _call(my_layer_norm, x, weight, bias, eps)
-    _is_tensor(y, (B, T, C), torch.float64, "LayerNorm keeps the shape: is keepdim=True missing?")
+    y = call(my_layer_norm, x, weight, bias, eps)
+    is_tensor(y, (B, T, C), torch.float64, "LayerNorm keeps the shape: is keepdim=True missing?")
     a = (x, weight, bias, eps)
     one, zero = torch.ones(C, dtype=torch.float64), torch.zeros(C, dtype=torch.float64)
-    _names_none_of(
+    names_none_of(
         y,
         {
             "Mean and variance run over the words of the text: then each word sees the others. "
@@ -121,17 +73,17 @@ def check_my_layer_norm(my_layer_norm, seed=0):
         },
     )
     right = F.layer_norm(x, (C,), weight, bias, eps)
-    assert _close(y, right), (
+    assert close(y, right), (
         f"The output is off by up to {(y - right).abs().max():.2g}. Compute a word of two "
         "channels by hand."
     )
     flat = torch.full((1, C), 3.0, dtype=torch.float64)
-    assert _close(_call(my_layer_norm, flat, one, zero, eps), torch.zeros_like(flat)), (
+    assert close(call(my_layer_norm, flat, one, zero, eps), torch.zeros_like(flat)), (
         "A word of all equal channels must become zeros: is eps in the denominator?"
     )
-    mine = _gradients(lambda *t: my_layer_norm(*t, eps), (x, weight, bias))
-    true = _gradients(lambda *t: F.layer_norm(t[0], (C,), t[1], t[2], eps), (x, weight, bias))
-    assert all(_close(p, q) for p, q in zip(mine, true)), (
+    mine = gradients(lambda *t: my_layer_norm(*t, eps), (x, weight, bias))
+    true = gradients(lambda *t: F.layer_norm(t[0], (C,), t[1], t[2], eps), (x, weight, bias))
+    assert all(close(p, q) for p, q in zip(mine, true)), (
         "The values are right and the gradient is not: mean and variance depend on x too. Is one "
         "of them detached?"
     )
@@ -156,9 +108,9 @@ def check_my_gelu(my_gelu, seed=0):
     """GPT-2's tanh form, to the last digits; the gradient flows."""
     g = torch.Generator().manual_seed(seed)
     x = 2 * torch.randn(3, 7, generator=g, dtype=torch.float64)
-    y = _call(my_gelu, x)
-    _is_tensor(y, (3, 7), torch.float64, "Each number by itself: the shape stays.")
-    _names_none_of(
+    y = call(my_gelu, x)
+    is_tensor(y, (3, 7), torch.float64, "Each number by itself: the shape stays.")
+    names_none_of(
         y,
         {
             "That is the exact GELU, by the error function: GPT-2 computes the tanh form, which "
@@ -182,11 +134,11 @@ def check_my_gelu(my_gelu, seed=0):
         },
     )
     right = F.gelu(x, approximate="tanh")
-    assert _close(y, right), f"It is off by up to {(y - right).abs().max():.2g}."
-    (mine,) = _gradients(my_gelu, [x])
-    (true,) = _gradients(lambda x: F.gelu(x, approximate="tanh"), [x])
-    assert _close(mine, true), "The values are right and the gradient is not: is a part detached?"
-    assert _call(my_gelu, x.float()).dtype == torch.float32, (
+    assert close(y, right), f"It is off by up to {(y - right).abs().max():.2g}."
+    (mine,) = gradients(my_gelu, [x])
+    (true,) = gradients(lambda x: F.gelu(x, approximate="tanh"), [x])
+    assert close(mine, true), "The values are right and the gradient is not: is a part detached?"
+    assert call(my_gelu, x.float()).dtype == torch.float32, (
         "float32 must stay float32: is a tensor of another dtype in the formula?"
     )
 
@@ -218,12 +170,12 @@ def check_my_block(my_block, seed=0):
     x = torch.randn(B, T, C, dtype=torch.float64)
     before, a = x.clone(), (x, ln_1, attn, ln_2, mlp)
     with torch.no_grad():
-        y = _call(my_block, *a)
+        y = call(my_block, *a)
         assert torch.equal(x, before), (
             "The x that came in has changed: x += … works in place. Write x = x + …"
         )
-        _is_tensor(y, (B, T, C), torch.float64, "A block keeps the shape.")
-        _names_none_of(
+        is_tensor(y, (B, T, C), torch.float64, "A block keeps the shape.")
+        names_none_of(
             y,
             {
                 "The LayerNorms stand on the stream, after the addition: that is post-LN, of "
@@ -246,7 +198,7 @@ def check_my_block(my_block, seed=0):
                 ),
             },
         )
-        assert _close(y, _block(*a)), (
+        assert close(y, _block(*a)), (
             f"The output is off by up to {(y - _block(*a)).abs().max():.2g}. Write the two lines "
             "of the chapter."
         )
@@ -278,7 +230,7 @@ def check_my_stream_std(my_stream_std, seed=0):
     g = torch.Generator().manual_seed(seed)
     for L, a in ((3, 0.5), (12, 0.25), (40, 0.8)):
         for scaled in (False, True):
-            found = _call(my_stream_std, L, a, scaled, hint="a is a variance, scaled a bool.")
+            found = call(my_stream_std, L, a, scaled, hint="a is a variance, scaled a bool.")
             assert type(found) is float, (
                 f"It returned a {type(found).__name__}: one float is expected."
             )
@@ -321,7 +273,7 @@ def check_my_block_params(my_block_params, seed=0):
     g = torch.Generator().manual_seed(seed)
     for _ in range(3):
         C = 2 * int(torch.randint(3, 20, (), generator=g))
-        found = _call(my_block_params, C, hint="C is an int.")
+        found = call(my_block_params, C, hint="C is an int.")
         assert type(found) is tuple and len(found) == 3 and all(type(n) is int for n in found), (
             "Three whole numbers are expected, as a tuple: attention, MLP, both LayerNorms."
         )

@@ -18,15 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-def _call(answer, *args, hint="Look at the line that it names, and print what comes into it."):
-    """Call an answer; an error inside it becomes a sentence."""
-    try:
-        return answer(*args)
-    except NotImplementedError:
-        raise
-    except Exception as e:
-        raise AssertionError(f"It stopped with {type(e).__name__}: {e} {hint}") from e
+from gpt2lib.answers import call
 
 
 def _pair(y, name):
@@ -55,7 +47,7 @@ def check_my_get_batch(my_get_batch, seed=0):
     starts = set()
     for _ in range(8):
         idx, targets = _pair(
-            _call(my_get_batch, tokens, B, T, hint="Does a window reach past the last token?"),
+            call(my_get_batch, tokens, B, T, hint="Does a window reach past the last token?"),
             "my_get_batch",
         )
         assert idx.shape == targets.shape == (B, T), (
@@ -92,7 +84,7 @@ def check_my_get_batch(my_get_batch, seed=0):
         "them only at some positions. Are the starts multiples of something?"
     )
     for _ in range(30):
-        _call(my_get_batch, tokens[: T + 1], 3, T, hint=(
+        call(my_get_batch, tokens[: T + 1], 3, T, hint=(
             f"There were {T + 1} tokens, enough for one window of {T} and its targets. Does a "
             "window begin where no target is left for its last token?"
         ))  # fmt: skip
@@ -148,7 +140,7 @@ def check_my_documents(my_documents, seed=0):
     documents = [torch.randint(V, (3 + 2 * n,), generator=g).tolist() for n in lengths]
     tokens = [token for document in documents for token in (eot, *document)] + [eot]
     T = max(map(len, documents)) + 1
-    y = _call(my_documents, torch.tensor(tokens), eot, hint="Print where the eots stand.")
+    y = call(my_documents, torch.tensor(tokens), eot, hint="Print where the eots stand.")
     idx, targets = _pair(y, "my_documents")
     assert len(idx) == len(targets) and len(idx) != len(documents) - 1, (
         f"There are {len(idx)} rows for {len(documents)} documents: the last one is missing. With "
@@ -288,7 +280,7 @@ def _step(my_training_step, model, micro, clip):
     mine = copy.deepcopy(model)
     mine.table.grad = torch.ones_like(mine.table)  # left over from the step before
     optimizer = torch.optim.SGD(mine.parameters(), lr=0.5)
-    y = _call(my_training_step, mine, optimizer, [(a.clone(), b.clone()) for a, b in micro], clip)
+    y = call(my_training_step, mine, optimizer, [(a.clone(), b.clone()) for a, b in micro], clip)
     return y, (model.table - mine.table).detach() / 0.5
 
 
@@ -424,7 +416,7 @@ def check_my_learning_rate(my_learning_rate, seed=0):
     floor = 0.3
 
     def rates(steps, peak, warmup, floor):
-        rates = [_call(my_learning_rate, step, steps, peak, warmup, floor, hint=(
+        rates = [call(my_learning_rate, step, steps, peak, warmup, floor, hint=(
             "Is something divided by warmup, or by steps − warmup, when that is 0?"
         )) for step in range(steps)]  # fmt: skip
         for rate in rates:
@@ -724,7 +716,7 @@ def check_my_mended_loop(my_mended_loop, seed=0):
     batches = _micro_batches(g, 7, (7, 12, 9, 10, 8))
     steps, lr = 4, 0.05
     mine = copy.deepcopy(model)
-    losses = _call(my_mended_loop, mine, list(batches), steps, lr, hint=(
+    losses = call(my_mended_loop, mine, list(batches), steps, lr, hint=(
         "Some targets are −1, where there is nothing to predict: what does cross_entropy offer?"
     ))  # fmt: skip
     assert type(losses) is list and len(losses) == steps, (
