@@ -40,14 +40,12 @@ FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 DRAWERS = {"utils", "util", "common", "helpers", "misc", "tools", "core", "base", "stuff"}
 
 # Called by readers' own code and by chapters still to be written: of some rooms, all.
-TO_COME = {"seq2seq", "lens", "finetune", "scaling", "tasks", "packing"}
+TO_COME = {"lens", "finetune", "scaling", "tasks", "packing"}
 FACES = {
     ("evaluate", "perplexity"),
     ("evaluate", "bits_per_byte"),
     ("evaluate", "detokenize_ptb"),
     ("evaluate", "interval"),
-    ("generate", "left_padded"),
-    ("tokenizer", "gpt2"),
 }
 
 
