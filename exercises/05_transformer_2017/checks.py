@@ -308,8 +308,7 @@ def _beam(step, K, most, alpha, ended="stay", norm=True):
                 if ended == "stay":
                     grown.append((words, logp))
                 continue
-            some = [([*words, i], logp + p) for i, p in enumerate(step(words))]
-            grown += some
+            grown += [([*words, i], logp + p) for i, p in enumerate(step(words))]
         if not grown:
             break
         beams = sorted(grown, key=score, reverse=True)[:K]
@@ -331,7 +330,7 @@ def check_my_beam(my_beam, seed=0):
         "Sentences that have ended lose their place: they compete with the others, to the "
         "last.": lambda s, K: _beam(s, K, most, alpha, ended="lost"),
     }
-    fits, odd, n = dict.fromkeys(hears, True), None, 0
+    fits, odd = dict.fromkeys(hears, True), None
     for case in range(60):
         g = torch.Generator().manual_seed(1000 * seed + case)
         table = 1.5 * torch.randn(V + 1, V + 1, V, generator=g, dtype=torch.float64)
@@ -351,7 +350,6 @@ def check_my_beam(my_beam, seed=0):
         for sentence, wrong in hears.items():
             fits[sentence] &= y == wrong(step, K)
         odd = odd or (None if y == right else (K, right, y))
-        n += 1
         if K == 40 and y == right:
             assert y == _best(step, V, most, alpha), "The check is at fault: this is a bug in it."
     for sentence, fit in fits.items():

@@ -351,7 +351,7 @@ def check_my_readable(my_readable, seed=0):
         assert type(shown) is list and all(type(piece) is str for piece in shown), (
             f"A list of text is expected, and a {type(shown).__name__} came."
         )
-        assert shown != _readable(tokens, "end") or text == "", (
+        assert shown != _readable(tokens, "end"), (
             "Everything comes at the end: show after each token what is complete by then."
         )
         assert not any("\ufffd" in piece for piece in shown), (

@@ -409,12 +409,8 @@ WRONG = {
         "adds the blocks": (_adds_twice, "is the stream already"),
         "backwards": (lambda i, e, p, b, n: _gpt(i, e, p, b[::-1], n), "from the last to"),
         "last position only": (lambda *a: _gpt(*a)[:, -1], "Only one prediction"),
-        "detaches the head": (
-            lambda i, e, p, b, n: (
-                _gpt(i, e, p, b, n) - _gpt(i, e, p, b, n).detach() * 0
-                if not e.requires_grad
-                else _gpt(i, e.detach() + 0 * e, p, b, n)
-            ),
+        "detaches the table": (
+            lambda i, e, p, b, n: _gpt(i, e.detach() + 0 * e, p, b, n),
             "gradient is not",
         ),
     },
