@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import tempfile
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -521,7 +521,7 @@ def _rate_in_a_line(step, steps, peak, warmup, floor):
     return peak * (1 - (1 - floor) * (step - warmup) / (steps - warmup))
 
 
-# 5 Saving -------------------------------------------------------------------------------
+# 4 Saving -------------------------------------------------------------------------------
 
 
 class Crash(Exception):
@@ -706,101 +706,6 @@ def _save_swallows(path, chunks):
         pass
 
 
-# 6 A loop with bugs ---------------------------------------------------------------------
-
-
-def check_my_mended_loop(my_mended_loop, seed=0):
-    """The loop without its bugs: the weights and the losses of AdamW, batch after batch."""
-    g = torch.Generator().manual_seed(seed)
-    model = Table(7, g)
-    batches = _micro_batches(g, 7, (7, 12, 9, 10, 8))
-    steps, lr = 4, 0.05
-    mine = copy.deepcopy(model)
-    losses = call(my_mended_loop, mine, list(batches), steps, lr, hint=(
-        "Some targets are −1, where there is nothing to predict: what does cross_entropy offer?"
-    ))  # fmt: skip
-    assert type(losses) is list and len(losses) == steps, (
-        f"It should return a list of {steps} losses, one an update: got {type(losses).__name__}. "
-        "Is the return missing, or inside the loop?"
-    )
-    for name, sentence in BUGS.items():
-        _, theirs = _loop(copy.deepcopy(model), batches, steps, lr, {name})
-        floats = [float(loss) for loss in losses]
-        assert not torch.allclose(torch.tensor(floats), torch.tensor(theirs)), sentence
-    assert all(type(loss) is float for loss in losses), (
-        f"The losses are of {type(losses[0]).__name__}: each tensor keeps the whole graph of its "
-        "forward pass, and memory fills up update by update. Take the number, by .item()."
-    )
-    right, expected = _loop(copy.deepcopy(model), batches, steps, lr, set())
-    same = torch.allclose(torch.tensor(losses, dtype=torch.float64),
-                          torch.tensor(expected, dtype=torch.float64))  # fmt: skip
-    assert same and torch.allclose(mine.table, right.table), (
-        "The losses or the weights are not those of a sound loop. Go through an update in order: "
-        "next batch, loss of the targets, clear, backward, step."
-    )
-
-
-BUGS = {
-    "same batch": (
-        "Every update learns from the same batch: next(iter(batches)) begins anew each time. Make "
-        "the iterator once, before the loop."
-    ),
-    "new optimizer": (
-        "The optimizer forgets: a new one is made for each update, and its running means start "
-        "from nothing. Where should it be made?"
-    ),
-    "copies": (
-        "The loss compares the logits with what was read, not with what comes next: this model "
-        "learns to repeat. Which of the two belongs into cross_entropy?"
-    ),
-    "never clears": (
-        "The gradients of all updates so far add up: nothing clears them. What must happen "
-        "between two backward passes?"
-    ),
-    "steps first": (
-        "The optimizer steps before there is a gradient, so each update uses the batch before, or "
-        "nothing. Which comes first, backward or step?"
-    ),
-}
-
-
-def _loop(model, batches, steps, lr, bugs):
-    """The loop with these bugs in it; the model and the losses."""
-    optimizer, source, losses = torch.optim.AdamW(model.parameters(), lr=lr), iter(batches), []
-    for idx, targets in islice(source, steps):
-        if "same batch" in bugs:
-            idx, targets = batches[0]
-        if "new optimizer" in bugs:
-            optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-        wanted = idx if "copies" in bugs else targets
-        loss = F.cross_entropy(model(idx).flatten(0, 1), wanted.flatten(), ignore_index=-1)
-        if "steps first" in bugs:
-            optimizer.step()
-        if "never clears" not in bugs:
-            optimizer.zero_grad()
-        loss.backward()
-        if "steps first" not in bugs:
-            optimizer.step()
-        losses.append(loss.item())
-    return model, losses
-
-
-def _with_bug(name):
-    def wrong(model, batches, steps, lr):
-        return _loop(model, batches, steps, lr, {name})[1]
-
-    return wrong
-
-
-def _loop_keeps_the_graph(model, batches, steps, lr):
-    return [torch.tensor(loss) for loss in _loop(model, batches, steps, lr, set())[1]]
-
-
-def _loop_minds_minus_one(model, batches, steps, lr):
-    idx, targets = batches[0]
-    return [F.cross_entropy(model(idx).flatten(0, 1), targets.flatten()).item()] * steps
-
-
 WRONG = {  # exercise: {the mistake: (wrong answer, a piece of the sentence that must reject it)}
     "my_get_batch": {
         "targets not shifted": (_batch_not_shifted, "learns from them to copy"),
@@ -830,15 +735,6 @@ WRONG = {  # exercise: {the mistake: (wrong answer, a piece of the sentence that
         "returns the last loss": (_step_returns_the_last, "the last batch's alone"),
         "returns a tensor": (_step_returns_a_tensor, "still has its graph"),
     },
-    "my_learning_rate": {
-        "begins at zero": (_rate_begins_at_zero, "made for nothing"),
-        "cosine from update 0": (_rate_cosine_from_the_start, "It begins where the warm-up ends"),
-        "floor on top": (_rate_floor_on_top, "is the floor added on top"),
-        "rests on the floor": (_rate_rests_on_the_floor, "does not fall at every step"),
-        "falls to zero": (_rate_to_zero, "falls to 0 and not to the floor"),
-        "floor is a rate": (_rate_absolute_floor, "is a fraction of the peak"),
-        "falls in a line": (_rate_in_a_line, "falls in a line"),
-    },
     "my_save": {
         "writes in place": (_save_in_place, "stands for something half-written"),
         "gathers, then writes in place": (_save_gathers_then_in_place, "Nothing was renamed"),
@@ -848,14 +744,5 @@ WRONG = {  # exercise: {the mistake: (wrong answer, a piece of the sentence that
         "renames before it is flushed": (_save_renames_too_early, "still in Python's buffer"),
         "renames in any case": (_save_renames_in_any_case, "is the rename in a finally"),
         "swallows the error": (_save_swallows, "the error was swallowed"),
-    },
-    "my_mended_loop": {
-        "the same batch": (_with_bug("same batch"), "learns from the same batch"),
-        "a new optimizer each time": (_with_bug("new optimizer"), "The optimizer forgets"),
-        "learns to copy": (_with_bug("copies"), "learns to repeat"),
-        "never clears": (_with_bug("never clears"), "of all updates so far add up"),
-        "steps before backward": (_with_bug("steps first"), "before there is a gradient"),
-        "keeps the graph": (_loop_keeps_the_graph, "keeps the whole graph"),
-        "minds the −1": (_loop_minds_minus_one, "nothing to predict: what does"),
     },
 }
