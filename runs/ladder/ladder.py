@@ -119,7 +119,7 @@ def main(name: str = "storyworld") -> None:
             done = {(float(row["budget"]), int(row["n_embd"])) for row in csv.DictReader(file)}
     language = Stories(60_000) if name == "storyworld" else Source()
     with path.open("a", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS)
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if not done:
             table.writeheader()
         for budget in BUDGETS:
