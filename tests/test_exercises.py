@@ -201,6 +201,9 @@ def wrong_answer_faults(folder):
     with checks_of(folder) as checks:
         if set(checks.WRONG) != set(names(read(folder))):
             return ["WRONG does not name exactly the exercises"]
+        written = {name.removeprefix("check_") for name in vars(checks) if name[:6] == "check_"}
+        if written != set(names(read(folder))):
+            return [f"a check without an exercise: {sorted(written - set(names(read(folder))))}"]
         for name, answers in checks.WRONG.items():
             if len(answers) < 4:
                 faults.append(f"{name} has only {len(answers)} wrong answers")
@@ -392,6 +395,7 @@ def test_a_notebook_that_breaks_the_format_is_noticed(sound, change, fault):
         (wrong_answer_faults, "sign wrong? L", "sign wrong? the constant right? L", "also fits"),
         (wrong_answer_faults, '"subtracts": (lambda x: x - 1, "the sign wrong"),', "", "only 3"),
         (wrong_answer_faults, '"my_1": {', '"my_9": {', "exactly the exercises"),
+        (wrong_answer_faults, "\nWRONG = {", "\ncheck_my_9 = 0\nWRONG = {", "without an exercise"),
         (chameleon_faults, "isinstance(y, int)", "y", "equals everything"),
         (chameleon_faults, "isinstance(y, int)", "{}[y]", "stumbles"),
         (stub_faults, "y = my_1(x)", "y = x + 1", "accepted"),

@@ -3,11 +3,12 @@
     python runs/ladder/ladder.py               on Storyworld: writes storyworld.csv beside it
     python runs/ladder/ladder.py python        on the source of the running Python: python.csv
 
-Each run trains from nothing, on text of which it reads no part twice, with a schedule of its own
-length. FLOPs by gpt2lib.scaling.flops. Written is a line as each run ends. On Storyworld: by
-how much the loss on whole held-out stories is above their exact floor, in nats a token, and how
-much of that is paid for names, for things, for colours, and for all other words. On Python, whose
-floor nobody knows: the loss on held-out windows. Called again, it goes on where it stopped.
+Each run trains from nothing, in less than one pass over its text, with a schedule of its own
+length. (A story that the end of a window cuts off is read again, whole, at the start of another.)
+FLOPs by gpt2lib.scaling.flops. Written is a line as each run ends. On Storyworld: by how much the
+loss on whole held-out stories is above their exact floor, in nats a token, and how much of that is
+paid for names, for things, for colours, and for all other words. On Python, whose floor nobody
+knows: the loss on held-out windows. Called again, it goes on where it stopped.
 """
 
 import csv
@@ -85,7 +86,7 @@ class Source:
         self.rows = list(islice(data.batches(measured, 16, T, seed=2), 16))
 
     def batches(self, n_rows: int, seed: int = 1337, tokens=None):
-        return data.batches(self.tokens, n_rows, T, seed=seed)
+        return data.batches(self.tokens if tokens is None else tokens, n_rows, T, seed=seed)
 
     def above(self, model: GPT) -> dict[str, float]:
         return {"above": evaluate.loss(model, self.rows)}
