@@ -125,7 +125,7 @@ class Pretrain:
 
     data: Annotated[OmitArgPrefixes[Data], TOKENS] = field(default_factory=Data)
     resume: Folder = None  # go on with the run in this folder, by its own settings
-    size: str = "small"  # tiny, small, gpt2, gpt2-medium, gpt2-large or gpt2-xl
+    size: str = "small"  # tiny, small, storyteller, gpt2, gpt2-medium, gpt2-large or gpt2-xl
     block_size: Count = None  # the longest sequence, in tokens; if not given, the size's own
     dropout: float = 0.0
     align: Literal["auto", "any", "document"] = "auto"  # where training sequences begin
