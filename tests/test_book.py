@@ -259,6 +259,14 @@ def test_a_sound_book_is_built_without_a_warning_and_its_parts_find_each_other(b
     assert 'href="#"' in chapter and "08_later" not in chapter, "only what exists is linked"
 
 
+def test_the_figures_of_an_appendix_count_from_1(build):
+    appendix = "# Appendix\n\n```{figure} drawing.svg\n:name: fig-y\nClaim.\n```\n"
+    index = "# Book\n\n```{toctree}\nchapters/07_test\nchapters/more\nfacts\nproblems\n```\n"
+    page = PAGE + "\n{numref}`fig-y`\n"
+    _, chapter, *_ = build(page, **{"chapters/more.md": appendix, "index.md": index})
+    assert "Fig. 7.1" in chapter and ">Fig. 1<" in chapter
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
