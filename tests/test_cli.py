@@ -112,7 +112,7 @@ def test_the_runs_of_the_runbook_find_their_tokens_and_make_the_batch_that_they_
     commands = [asked(words) for words in shown(text_of(ROOT / "chapters/runbook.ipynb"))]
     made = {(c.corpus, c.tokenizer, c.out, c.limit) for c in commands if isinstance(c, Data)}
     runs = [c for c in commands if isinstance(c, Pretrain) and c.size in ("gpt2", "gpt2-xl")]
-    assert len(runs) == 4
+    assert len(runs) >= 4
     for ask in runs:
         tokens = ask.train.batch_size * ask.train.accumulation * ask.shape().block_size
         assert tokens == {"gpt2": 2**19, "gpt2-xl": 2**20}[ask.size]
