@@ -6,7 +6,7 @@
   HTML output needs, copied after the build (a script in a static folder would become a
   <script> of every page).
 * The titles of chapters, their figures and equations carry the chapter's number, which is
-  that of the file: Fig. 7.2 is the second of chapters/07_….
+  that of the file: Fig. 7.2 is the second of chapters/07_…. Other pages count from 1.
 * Docstrings are read as plain text, in which an indented block is an example.
 * {drawing} file.svg puts an SVG into the page. A link in it to "doc:chapters/01_name"
   leads to that page, or is no link where the book has no such page yet.
@@ -88,9 +88,10 @@ class NumberTitle(SphinxTransform):
 def number_by_chapter(app, env):
     """Replace Sphinx's running numbers of figures and equations by (chapter, position)."""
     for docname, kinds in env.toc_fignumbers.items():
-        if chapter := CHAPTER.match(docname):
-            for kind, numbers in kinds.items():  # each in the order of the page
-                kinds[kind] = {name: (int(chapter[1]), i) for i, name in enumerate(numbers, 1)}
+        chapter = CHAPTER.match(docname)
+        first = (int(chapter[1]),) if chapter else ()
+        for kind, numbers in kinds.items():  # each in the order of the page
+            kinds[kind] = {name: (*first, i) for i, name in enumerate(numbers, 1)}
     return []
 
 

@@ -170,9 +170,12 @@ class Info:
         return 0 if right else 1
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run a command; a mistake that has a sentence is told in it, and ends with status 2."""
-    args = sys.argv[1:] if args is None else args
+def command(args: list[str]):
+    """The command that the words of a command line ask for, not yet run.
+
+    Raises SystemExit for words that no command knows, which are told; ValueError for settings
+    that cannot be.
+    """
     recipe = TrainConfig.paper() if "--paper" in args else TrainConfig()
     pretrain = subcommand("pretrain", default=Pretrain(train=recipe))
     commands = (
@@ -184,8 +187,13 @@ def main(args: list[str] | None = None) -> None:
         | Annotated[Export, subcommand("export")]
         | Annotated[Info, subcommand("info")]
     )
+    return tyro.cli(commands, args=args, prog="gpt2lib", description=gpt2lib.__doc__)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run a command; a mistake that has a sentence is told in it, and ends with status 2."""
     try:
-        sys.exit(tyro.cli(commands, args=args, prog="gpt2lib", description=gpt2lib.__doc__)())
+        sys.exit(command(sys.argv[1:] if args is None else args)())
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError, ModuleNotFoundError) as error:

@@ -25,7 +25,8 @@ import book_quiz  # noqa: E402
 
 FACTS = book_facts.load(ROOT)
 QUESTIONS = sorted(ROOT.glob("questions/*.yml"))
-CHAPTERS = sorted(ROOT.glob("chapters/*.ipynb"))
+NOTEBOOKS = sorted(ROOT.glob("chapters/*.ipynb"))
+CHAPTERS = [path for path in NOTEBOOKS if path.stem[:2].isdigit()]  # the others are appendices
 MAP = ROOT / "_static/model-map.svg"
 DARK = (0x14, 0x17, 0x1C)  # --pst-color-background of book.css, by night
 LIGHT = (0xFF, 0xFE, 0xFB)  # and by day
@@ -258,6 +259,14 @@ def test_a_sound_book_is_built_without_a_warning_and_its_parts_find_each_other(b
     assert 'href="#"' in chapter and "08_later" not in chapter, "only what exists is linked"
 
 
+def test_the_figures_of_an_appendix_count_from_1(build):
+    appendix = "# Appendix\n\n```{figure} drawing.svg\n:name: fig-y\nClaim.\n```\n"
+    index = "# Book\n\n```{toctree}\nchapters/07_test\nchapters/more\nfacts\nproblems\n```\n"
+    page = PAGE + "\n{numref}`fig-y`\n"
+    _, chapter, *_ = build(page, **{"chapters/more.md": appendix, "index.md": index})
+    assert "Fig. 7.1" in chapter and ">Fig. 1<" in chapter
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -278,11 +287,16 @@ def test_a_page_that_says_what_is_not_so_stops_the_build(build, old, new, said):
 # Pages ---------------------------------------------------------------------------------------
 
 
-def test_every_chapter_is_in_the_contents_and_has_exercises_and_a_quiz():
+def test_every_notebook_is_in_the_contents_the_unnumbered_ones_as_appendices():
     parts = yaml.safe_load(text("_toc.yml"))["parts"]
-    listed = {chapter["file"] for part in parts for chapter in part["chapters"]}
+    listed = {c["file"]: part["caption"] for part in parts for c in part["chapters"]}
+    for path in NOTEBOOKS:
+        appended = listed[f"chapters/{path.stem}"] == "Appendices"
+        assert appended is (path not in CHAPTERS), path.stem
+
+
+def test_every_chapter_has_exercises_and_a_quiz():
     for path in CHAPTERS:
-        assert f"chapters/{path.stem}" in listed
         assert (ROOT / f"exercises/{path.stem}/problems.ipynb").is_file()
         assert (ROOT / f"questions/{path.stem}.yml").is_file()
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 import signal
 from pathlib import Path
 
@@ -15,13 +16,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from torch.distributed.run import get_args_parser
 
 from gpt2lib import checkpoint, cli, corpora, pretrained, report, run
 from gpt2lib.config import GPTConfig, TrainConfig
+from gpt2lib.making import Data, Pretrain
 from gpt2lib.storyworld import World
 from gpt2lib.tokenizer import Tokenizer
 
 torch.set_num_threads(1)
+ROOT = Path(__file__).resolve().parents[1]
 TINY = (
     *("pretrain", "--stories", "60", "--size", "tiny", "--block-size", "256", "--batch-size", "2"),
     *("--steps", "12", "--warmup", "2", "--eval-every", "4", "--eval-batches", "1"),
@@ -60,6 +64,80 @@ def weights(folder, name=None):
 
 def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# The commands that the pages show -----------------------------------------------------
+
+
+def shown(page):
+    """The command lines in a page's blocks of code, and whole ones in its spans, by words."""
+    lines, opening = re.findall(r"`([^`\n]+)`", page), None
+    lines = [span for span in lines if len(span.split()) > 2]  # `gpt2lib data` names a command
+    for line in page.replace("\\\n", " ").splitlines():
+        if line.startswith("```"):
+            opening = line if opening is None else None
+        elif opening and re.fullmatch(r"```\w*", opening):
+            lines.append(line)
+    start = re.compile(r"(\$ )?([\w./]+/)?(gpt2lib|torchrun .*-m gpt2lib) [a-z]")
+    return [shlex.split(line, comments=True) for line in lines if start.match(line)]
+
+
+def asked(words):
+    """What a command line asks for: gpt2lib …, or torchrun … -m gpt2lib …; nothing is run."""
+    program, *args = words[words[0] == "$" :]
+    if Path(program).name == "torchrun":
+        started = get_args_parser().parse_args(args)
+        assert started.module and started.training_script == "gpt2lib", words
+        args = started.training_script_args
+    return cli.command(args)
+
+
+def text_of(path):
+    """A page in Markdown, or the Markdown of a notebook."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = [c for c in json.loads(text)["cells"] if c["cell_type"] == "markdown"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells)
+    return text
+
+
+def test_every_command_that_a_page_shows_is_one_that_the_program_knows():
+    found = {}
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("chapters/*.ipynb")]:
+        found[path.name] = [asked(words) for words in shown(text_of(path))]
+    assert found["README.md"] and found["index.md"] and len(found["runbook.ipynb"]) > 12
+
+
+def test_the_runs_of_the_runbook_find_their_tokens_and_make_the_batch_that_they_should():
+    commands = [asked(words) for words in shown(text_of(ROOT / "chapters/runbook.ipynb"))]
+    made = {(c.corpus, c.tokenizer, c.out, c.limit) for c in commands if isinstance(c, Data)}
+    runs = [c for c in commands if isinstance(c, Pretrain) and c.size in ("gpt2", "gpt2-xl")]
+    assert len(runs) >= 4
+    for ask in runs:
+        tokens = ask.train.batch_size * ask.train.accumulation * ask.shape().block_size
+        assert tokens == {"gpt2": 2**19, "gpt2-xl": 2**20}[ask.size]
+        tables = (ask.data.corpus, ask.data.tokenizer, ask.data.out, ask.data.limit)
+        assert ask.paper and ask.train.optimizer == "adamw" and tables in made
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "gpt2lib pretrain --szie gpt2",
+        "gpt2lib pretrian",
+        "gpt2lib pretrain --steps many",
+        "torchrun --nproc-per-node 2 -m gpt2lib pretrain --shrad",
+        "torchrun --nproc-per-nodes 2 -m gpt2lib pretrain",
+    ],
+)
+def test_a_command_that_the_program_does_not_know_is_noticed(line, capsys):
+    (words,) = shown(f"```{{note}}\nNow\n```\n\n```bash\n{line}\n```\n")
+    with pytest.raises(SystemExit) as stopped:
+        asked(words)
+    assert stopped.value.code == 2
+
+
+# Running them ---------------------------------------------------------------------------
 
 
 def test_a_run_ends_with_its_loss_over_the_floor_a_sample_and_a_picture(capsys):
