@@ -40,7 +40,7 @@ FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 DRAWERS = {"utils", "util", "common", "helpers", "misc", "tools", "core", "base", "stuff"}
 
 # Rooms that chapters still to be written will use.
-TO_COME = {"lens", "finetune"}
+TO_COME = {"lens"}
 
 
 def tree(path):
