@@ -46,7 +46,6 @@ FACES = {
     ("evaluate", "bits_per_byte"),
     ("evaluate", "detokenize_ptb"),
     ("evaluate", "interval"),
-    ("scaling", "mfu"),
 }
 
 
