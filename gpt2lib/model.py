@@ -271,6 +271,7 @@ class HeadLoss(torch.autograd.Function):
                     grad_x[at] = slope @ w
                 if grad_weight is not None:
                     _add_product(grad_weight, slope.mT, x[at], anew=n == 0)
+                del slope  # or it lives on beside the next chunk's logits
         ctx.kept = (grad_x, grad_weight)
         return mean
 

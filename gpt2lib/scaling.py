@@ -81,7 +81,7 @@ def mfu(config: GPTConfig, tokens_per_second: float, peak_flops: float) -> float
 
     peak_flops: FLOPs a second at the precision in use, from the data sheet (without sparsity).
     Counts the whole square of attention, and no work done twice.
-    Source: Chowdhery et al. 2022, appendix B.
+    Built by hand in the chapter on speed. Source: Chowdhery et al. 2022, appendix B.
     """
     return flops(config).step / config.block_size * tokens_per_second / peak_flops
 

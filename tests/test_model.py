@@ -1,6 +1,7 @@
 """gpt2lib.model against transformers' GPT-2, PyTorch's modules and the published counts."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -319,6 +320,21 @@ def test_the_logits_of_the_whole_batch_never_exist_at_once(monkeypatch):
         loss.backward()
     assert largest.numel == 8 * 1000  # 8 rows of logits; the widest layer has 4096
     assert not any(t.numel() >= 8 * 1000 for t in kept)  # nor are they kept for going backward
+
+
+def test_no_chunk_of_logits_lives_on_beside_the_next(monkeypatch):
+    monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", 61 * 7)
+    slopes, cross_entropy = [], model_module._cross_entropy
+
+    def watched(*args):
+        assert [ref() for ref in slopes if ref() is not None] == []
+        loss, slope = cross_entropy(*args)
+        slopes.append(weakref.ref(slope))
+        return loss, slope
+
+    monkeypatch.setattr(model_module, "_cross_entropy", watched)
+    gpt().loss(ids(), ids(seed=2)).backward()
+    assert len(slopes) > 1
 
 
 class Memories(TorchDispatchMode):
