@@ -40,7 +40,7 @@ FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 DRAWERS = {"utils", "util", "common", "helpers", "misc", "tools", "core", "base", "stuff"}
 
 # Called by readers' own code and by chapters still to be written: of some rooms, all.
-TO_COME = {"lens", "finetune", "tasks", "packing"}
+TO_COME = {"finetune", "tasks", "packing"}
 FACES = {
     ("evaluate", "perplexity"),
     ("evaluate", "bits_per_byte"),
