@@ -39,9 +39,6 @@ FLOORS = (
 FLOOR = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 DRAWERS = {"utils", "util", "common", "helpers", "misc", "tools", "core", "base", "stuff"}
 
-# Rooms that chapters still to be written will use.
-TO_COME = {"lens"}
-
 
 def tree(path):
     """The syntax tree of a Python file, or of all the code cells of a notebook."""
@@ -141,7 +138,7 @@ def test_nothing_public_is_idle():
         names = [node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)]
         used |= {(path.stem, name) for name in names}
     defined = {(path.stem, node.name) for path in LIBRARY for node in public(tree(path))}
-    assert [face for face in sorted(defined - used) if face[0] not in TO_COME] == []
+    assert sorted(defined - used) == []
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
