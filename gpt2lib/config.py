@@ -73,7 +73,7 @@ SIZES = {  # name: n_layer, n_head, n_embd, block_size, vocab_size
     "tiny": (2, 2, 32, 64, 257),  # for tests: milliseconds a step
     "nano": (4, 4, 128, 64, 257),  # nanoGPT's for a CPU, byte by byte
     "small": (3, 4, 128, 256, 1024),  # for a laptop: a couple of minutes on Storyworld
-    "storyteller": (4, 2, 128, 256, 1024),  # the one that the later chapters use: half an hour
+    "storyteller": (4, 2, 128, 256, 1024),  # the later chapters use it: a quarter of an hour
 }
 
 
