@@ -3,12 +3,16 @@
 #
 #   make book PYTHON=python3.12     another Python, 3.11 to 3.13
 #   make notebooks ARGS="01 12"     arguments for a command
+#   make grade SUBMISSIONS=folder   the folder of a class
 
 PYTHON ?= python3
 ARGS ?=
 
-help book serve test lab notebooks bench clean:
+help book serve test lab notebooks assignments bench clean:
 	@$(PYTHON) make.py $@ $(ARGS)
 
+grade:
+	@$(PYTHON) make.py grade $(if $(SUBMISSIONS),"$(SUBMISSIONS)") $(ARGS)
+
 .DEFAULT_GOAL := help
-.PHONY: help book serve test lab notebooks bench clean
+.PHONY: help book serve test lab notebooks assignments grade bench clean

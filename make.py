@@ -136,6 +136,22 @@ def notebooks(*names):
     return run("-m", "tools.notebooks", *names, **OFFLINE, **REPEATABLE)
 
 
+def assignments(*arguments):
+    """make a course of the exercises in course/; assignments 01 12 takes only some"""
+    environment()
+    return run("-m", "grading.course", *arguments)
+
+
+def grade(*arguments):
+    """grade a folder of submissions: make grade SUBMISSIONS=folder"""
+    if not arguments:
+        sys.exit("Say which folder: make grade SUBMISSIONS=folder, or make.py grade FOLDER.")
+    environment()
+    folder, *others = arguments  # from where it was typed, not from the root
+    folder = folder if folder.startswith("-") else os.path.abspath(folder)
+    return run("-m", "grading.grade", folder, *others, **OFFLINE)
+
+
 def bench(*arguments):
     """measure speed and memory against peers; bench ARGS="--help" says how"""
     environment()
@@ -157,7 +173,7 @@ def help():
     """say what there is"""
     print("make COMMAND, or python make.py COMMAND:\n")
     for name, command in COMMANDS.items():
-        print("  {:10} {}".format(name, command.__doc__))
+        print("  {:12} {}".format(name, command.__doc__))
     print("\nThe first one sets up .venv by itself.")
     return 0
 
@@ -165,7 +181,8 @@ def help():
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 # SOURCE_DATE_EPOCH: the date inside matplotlib's SVG.
 REPEATABLE = {"SOURCE_DATE_EPOCH": "0", "PYTHONHASHSEED": "0"}
-COMMANDS = {f.__name__: f for f in (book, serve, test, lab, notebooks, bench, clean, help)}
+COMMANDS = (book, serve, test, lab, notebooks, assignments, grade, bench, clean, help)
+COMMANDS = {f.__name__: f for f in COMMANDS}
 
 
 def main(arguments):
