@@ -18,6 +18,7 @@ WATCHED = (
     "torch.linalg numpy gpt2lib.answers checks"
 ).split()
 
+CHANGING = {"input", "manual_seed"}  # IPython has its own; PyTorch wraps it when it first compiles
 METHODS = {"run_cell", "run_cell_async", "run_ast_nodes", "run_code", "transform_cell"}
 METHODS |= {"showtraceback", "_showtraceback", "should_run_async"}
 
@@ -61,7 +62,7 @@ def snapshot():
         except ImportError:  # the exercises of this chapter have no use for it
             continue
         for key, value in list(vars(module).items()):
-            if callable(value) and key != "input":  # input is IPython's own, anew for each cell
+            if callable(value) and key not in CHANGING:
                 found[name, key] = value
     return found
 

@@ -15,6 +15,13 @@ import nbformat
 from grading.course import NOTEBOOK, ROOT, STUB, TEMPLATES
 from grading.submissions import Submission
 
+ENDS = ("TimeLimit", "KernelDied", "NotRun")  # grading.run's own errors
+ENDED = {  # what ended an answer -> a piece of what is said then
+    "does not end": "did not end within",
+    "prints without end": "characters were printed",
+    "ends its program": "ended the program",
+    "replaces what tests use": "was replaced, so no test",
+}
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -75,7 +82,8 @@ def _error(cell) -> str:
     for output in cell.outputs if cell is not None else ():
         if output.output_type == "error":
             text = COLOURS.sub("", output.evalue)
-            return text if output.ename == "AssertionError" else f"{output.ename}: {text}"
+            ours = output.ename in ("AssertionError", *ENDS)
+            return text if ours else f"{output.ename}: {text}"
     return ""
 
 
@@ -91,9 +99,13 @@ def _wrong(chapter: str) -> dict:
 
 
 def mistake_of(chapter: str, exercise: str, said: str) -> str:
-    """The name of the wrong answer that hears this sentence, or "other"."""
-    known = _wrong(chapter).get(exercise, {})
-    return next((name for name, (_, piece) in known.items() if piece in said), "other")
+    """The name of the wrong answer that hears this sentence; or of what ended it; or "other"."""
+    known = {name: piece for name, (_, piece) in _wrong(chapter).get(exercise, {}).items()}
+    for name, piece in {**known, **ENDED}.items():
+        if piece in said:
+            return name
+    error = re.match(r"(?:It stopped with )?(\w+(?:Error|Exit)):", said)
+    return error[1] if error else "other"
 
 
 def write(folder: Path, graded: list[list[Answer]], found: list[Submission]) -> Path:
