@@ -152,6 +152,12 @@ def grade(*arguments):
     return run("-m", "grading.grade", folder, *others, **OFFLINE)
 
 
+def cards(*arguments):
+    """make a deck for Anki of the question bank"""
+    environment()
+    return run("-m", "tools.cards", *arguments)
+
+
 def bench(*arguments):
     """measure speed and memory against peers; bench ARGS="--help" says how"""
     environment()
@@ -181,7 +187,7 @@ def help():
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 # SOURCE_DATE_EPOCH: the date inside matplotlib's SVG.
 REPEATABLE = {"SOURCE_DATE_EPOCH": "0", "PYTHONHASHSEED": "0"}
-COMMANDS = (book, serve, test, lab, notebooks, assignments, grade, bench, clean, help)
+COMMANDS = (book, serve, test, lab, notebooks, assignments, grade, cards, bench, clean, help)
 COMMANDS = {f.__name__: f for f in COMMANDS}
 
 

@@ -13,14 +13,19 @@ teacher hands out with nbgrader. Its cells, in order:
 
 {problem} 01_self_attention/my_attention shows statement, hint, pseudocode and solution, the
 last three folded, as Exercise 1.n; {ref}`problem-my_attention` links to it.
-{problems-table} lists all exercises.
+{problems-table} lists all exercises. {kill-table} lists the wrong answers that their checks are
+proved against, from exercises/kills.yml, which the test of the exercises writes. {syllabus} makes
+a table of weeks, from lines "1: 01_self_attention …": the chapters, their exercises of importance
+4 and 5, and the minutes that these take.
 """
 
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import yaml
 from book_nodes import make_fold, make_table
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -164,8 +169,72 @@ class ProblemsTable(SphinxDirective):
         return [nodes.Text(problem.number), link, *(nodes.Text(str(n)) for n in numbers)]
 
 
+class KillTable(SphinxDirective):
+    """{kill-table}: each known wrong answer and what it hears, folded by exercise."""
+
+    def run(self):
+        path = Path(self.env.srcdir) / "exercises" / "kills.yml"
+        self.env.note_dependency(str(path))
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        problems = {problem.name: problem for problem in read_all(self.env.srcdir)}
+        rejected = [answers for chapter in table.values() for answers in chapter.values()]
+        count = f"{sum(map(len, rejected))} wrong answers to {len(rejected)} exercises."
+        folds = [
+            self._fold(problems[name], answers)
+            for chapter in table.values()
+            for name, answers in chapter.items()
+        ]
+        return [nodes.paragraph("", count), *folds]
+
+    def _fold(self, problem, answers):
+        title = nodes.inline("", "", *self.state.inline_text(problem.title, self.lineno)[0])
+        number = nodes.inline("", f"Exercise {problem.number}", classes=["problem-number"])
+        said = nodes.inline("", f" · {len(answers)}", classes=["problem-facts"])
+        rows = [[nodes.Text(mistake), nodes.Text(answers[mistake])] for mistake in answers]
+        content = make_table(["wrong answer", "what its check says"], rows, "kills")
+        return make_fold([number, nodes.Text(" · "), title, said], [content], "kill")
+
+
+class Syllabus(SphinxDirective):
+    """{syllabus}: a line a week, with the names of its chapters."""
+
+    has_content = True
+    option_spec: ClassVar = {"least": int}  # the importance of an exercise that is assigned
+
+    def run(self):
+        self.env.note_reread()
+        problems = read_all(self.env.srcdir)
+        rows = [self._row(*line.split(":"), problems) for line in self.content if line.strip()]
+        return [make_table(["week", "chapters", "assign", "minutes"], rows, "syllabus")]
+
+    def _row(self, week, chapters, problems):
+        names, least = chapters.split(), self.options.get("least", 4)
+        assigned = [p for p in problems if p.chapter in names and p.importance >= least]
+        if missing := set(names) - {p.chapter for p in problems}:
+            raise self.error(f"there are no exercises for {', '.join(sorted(missing))}.")
+        read, work = nodes.inline(), nodes.inline()
+        for i, name in enumerate(names):
+            link = addnodes.pending_xref(
+                "", refdomain="std", reftype="doc", refexplicit=False, refwarn=True
+            )
+            link["reftarget"], link["refdoc"] = f"/chapters/{name}", self.env.docname
+            link += nodes.inline("", name)
+            read += [nodes.Text("; " if i else ""), link]
+        for i, problem in enumerate(assigned):
+            link = addnodes.pending_xref(
+                "", refdomain="std", reftype="ref", refexplicit=True, refwarn=True
+            )
+            link["reftarget"], link["refdoc"] = problem.label.lower(), self.env.docname
+            link += nodes.inline("", f"{problem.number}")
+            work += [nodes.Text(", " if i else ""), link]
+        minutes = sum(problem.minutes for problem in assigned)
+        return [nodes.Text(week.strip()), read, work, nodes.Text(str(minutes))]
+
+
 def setup(app):
     app.setup_extension("book_nodes")
+    app.add_directive("syllabus", Syllabus)
+    app.add_directive("kill-table", KillTable)
     app.add_directive("problem", ProblemDirective)
     app.add_directive("problems-table", ProblemsTable)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

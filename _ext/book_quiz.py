@@ -1,6 +1,6 @@
 """The quiz at the end of a chapter: the {quiz} directive.
 
-questions/NN_name.yml is a list of five:
+questions/NN_name.yml has five under "quiz", and the chapter's bank (see book_questions):
 
     - question: Why are the scores divided by $\\sqrt{D}$?
       link: why-scale            # a label in the chapter: (why-scale)= above a heading
@@ -22,7 +22,8 @@ from sphinx.util.docutils import SphinxDirective
 
 def read(path: Path) -> list[dict]:
     """The questions of one chapter. Raises ValueError where the file breaks the format."""
-    questions = yaml.safe_load(path.read_text(encoding="utf-8"))
+    whole = yaml.safe_load(path.read_text(encoding="utf-8"))
+    questions = whole.get("quiz") if isinstance(whole, dict) else None
     if not isinstance(questions, list) or len(questions) != 5:
         raise ValueError(f"{path.name}: a quiz is a list of 5 questions.")
     for i, question in enumerate(questions, 1):

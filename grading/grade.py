@@ -45,6 +45,10 @@ class Grade:
     def __call__(self) -> None:
         if not self.submissions.is_dir():
             sys.exit(f"There is no folder {self.submissions}.")
+        if self.submissions.resolve().is_relative_to(self.course.resolve()):
+            sys.exit(
+                f"{self.submissions} is in the course, where grading writes: copy it elsewhere."
+            )
         if not (self.course / "gradebook.db").exists():
             print(f"Making the course in {self.course}.")
             courses.make(self.course)

@@ -162,10 +162,10 @@ def test_a_quiz_that_breaks_the_format_is_refused(tmp_path, change, said):
     options = [{"text": "a", "right": i == 0, "why": "b"} for i in range(3)]
     quiz = [{"question": "?", "link": "x", "options": [dict(o) for o in options]} for _ in range(5)]
     path = tmp_path / "quiz.yml"
-    path.write_text(yaml.safe_dump(quiz))
+    path.write_text(yaml.safe_dump({"quiz": quiz}))
     assert len(book_quiz.read(path)) == 5
     change(quiz)
-    path.write_text(yaml.safe_dump(quiz))
+    path.write_text(yaml.safe_dump({"quiz": quiz}))
     with pytest.raises(ValueError, match=said):
         book_quiz.read(path)
 
@@ -192,13 +192,30 @@ Claim.
 ```{quiz} 07_test
 ```
 
+```{interview} 07_test
+```
+
 ```{drawing} drawing.svg
 ```
 """
 
 
+BANKED = {"id": "a-question", "question": "Why?", "link": "here", "cell": "", "difficulty": 2}
+BANKED |= {"short": "Because.", "long": "One.\n\nTwo.", "wrong": "So it is.", "why": "It is not."}
+CELL_EXTENSION = """
+from docutils import nodes
+
+def add(app, doctree):
+    if app.env.docname == "chapters/07_test":
+        doctree.append(nodes.container("", nb_element="cell_code", cell_index=1))
+
+def setup(app):
+    app.connect("doctree-read", add, priority=1)
+"""
+
+
 @pytest.fixture
-def build(tmp_path):
+def build(tmp_path, monkeypatch):
     """Build a page of a small book, changed from PAGE; what Sphinx warns of, and the HTML."""
     from sphinx.application import Sphinx
 
@@ -210,11 +227,21 @@ def build(tmp_path):
         "chapters/facts.yml": fact,
         "exercises/07_test/problems.ipynb": json.dumps({"cells": EXERCISE}),
         "questions/07_test.yml": yaml.safe_dump(
-            [{"question": "?", "link": "here", "options": options}] * 5
+            {
+                "quiz": [{"question": "?", "link": "here", "options": options}] * 5,
+                "bank": [{**BANKED, "cell": "the-cell"}],
+            },
+            sort_keys=False,
         ),
+        "chapters/07_test.ipynb": json.dumps(
+            {"cells": [{"id": "x"}, {"id": "the-cell"}]}  # where cells get their names from
+        ),
+        "exercises/kills.yml": yaml.safe_dump({"07_test": {"my_x": {"a mistake": "Look there."}}}),
         "chapters/drawing.svg": f'<svg xmlns="http://www.w3.org/2000/svg">{links}</svg>',
         "facts.md": "# Facts\n\n```{facts-grid} gpt2.small\n```\n",
-        "problems.md": "# Problems\n\n```{problems-table}\n```\n",
+        "problems.md": "# Problems\n\n```{problems-table}\n```\n\n```{kill-table}\n```\n\n"
+        "```{syllabus}\n:least: 1\n1: 07_test\n```\n\n```{self-test}\n```\n\n"
+        "```{questions} 07_test\n```\n",
         "index.md": "# Book\n\n```{toctree}\nchapters/07_test\nfacts\nproblems\n```\n",
         "references.bib": "@misc{radford2019, title={A}, author={B. Radford}, year={2019}}",
         "bib.md": "---\norphan: true\n---\n# Bibliography\n\n```{bibliography}\n```\n",
@@ -222,13 +249,17 @@ def build(tmp_path):
     settings = {
         "extensions": [
             "myst_parser", "sphinxcontrib.bibtex", "book_pages", "book_facts", "book_problems",
-            "book_quiz",
+            "book_quiz", "book_questions", "cell",
         ],
         "myst_enable_extensions": ["dollarmath"],
         "bibtex_bibfiles": ["references.bib"],
         "numfig": True,
         "nitpicky": True,
     }  # fmt: skip
+
+    # A page in Markdown has no cells: one is put where MyST-NB would put it.
+    (tmp_path / "cell.py").write_text(CELL_EXTENSION)
+    monkeypatch.syspath_prepend(tmp_path)
 
     def run(page=PAGE, **changed):
         for name, content in {**files, "chapters/07_test.md": page, **changed}.items():
@@ -256,6 +287,12 @@ def test_a_sound_book_is_built_without_a_warning_and_its_parts_find_each_other(b
     assert "Exercise 7.1" in chapter and 'href="chapters/07_test.html#problem-my-x"' in problems
     assert chapter.count("option right") == 5 and chapter.count("<summary>Hint</summary>") == 1
     assert 'href="#here"' in chapter
+    assert 'href="../problems.html#question-a-question"' in chapter
+    assert 'id="cell-07-test-the-cell"' in chapter
+    assert 'href="chapters/07_test.html#cell-07-test-the-cell"' in problems
+    assert "a mistake" in problems and "Look there." in problems
+    assert problems.count("option right") == 5 and 'class="quiz draw' in problems
+    assert re.search(r"<summary>.*7\.1 .*Why\?", problems) and "<p>Two.</p>" in problems
     assert 'href="#"' in chapter and "08_later" not in chapter, "only what exists is linked"
 
 
@@ -276,6 +313,7 @@ def test_the_figures_of_an_appendix_count_from_1(build):
         ("07_test/my_x", "08_test/my_x", "there is no exercises/08_test"),
         ("{quiz} 07_test", "{quiz} 08_test", "there is no questions/08_test.yml"),
         ("(here)=", "(there)=", "undefined label"),
+        ("{interview} 07_test", "{interview} 08_test", "there is no questions/08_test.yml"),
         ("```{problem} 07_test/my_x\n```", "", "undefined label"),
     ],
 )

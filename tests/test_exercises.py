@@ -9,12 +9,14 @@ small sound folder on purpose and see that each of these notices.
 import contextlib
 import copy
 import importlib.util
+import os
 import re
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -290,6 +292,72 @@ def test_a_stub_hears_that_it_is_not_written(folder):
 def test_no_name_is_used_twice_in_the_book():
     all_names = [name for folder in FOLDERS for name in names(read(folder))]
     assert sorted(set(all_names)) == sorted(all_names)
+
+
+# The page that shows it ---------------------------------------------------------------------
+
+KILLS = ROOT / "exercises" / "kills.yml"
+ABOUT = """# What each check says to each wrong answer that it knows. Made by the test:
+#   KILLS=write make test ARGS=exercises
+"""
+EIGHT = {  # wrong answers that are easily let through -> where ours rejects them
+    "clipping that zeroes small gradients": ("my_clip", "zeroes small gradients"),
+    "clipping that always rescales": ("my_clip", "always rescales"),
+    "scores scaled by the width of the values": (
+        "my_self_attention",
+        "scales by the width of the values",
+    ),
+    "a softmax that ignores its axis": ("my_softmax", "sums along the last axis whatever dim is"),
+    "ids that are floats": ("my_get_batch", "float ids"),
+    "Adam's epsilon inside the root": ("my_adamw", "epsilon inside the root"),
+    "merges learned across special tokens": ("my_count_words", "across special tokens"),
+    "positions that are ignored": ("my_gpt", "no positions"),
+}
+
+
+def kills():
+    """{chapter: {exercise: {wrong answer: the sentence that it hears}}}."""
+    table = {}
+    for folder in FOLDERS:
+        with checks_of(folder) as checks:
+            table[folder.name] = {
+                name: {
+                    mistake: verdict(getattr(checks, f"check_{name}"), answer)
+                    for mistake, (answer, _) in answers.items()
+                }
+                for name, answers in checks.WRONG.items()
+            }
+    return table
+
+
+def without_digits(table):
+    """The table with each number as #: the last digits are another machine's business."""
+    text = yaml.safe_dump(table, allow_unicode=True, width=10**6)
+    return re.sub(r"[-+]?(?:\d[\d.,]*(?:e[-+]?\d+)?|\binf\b|\bnan\b)", "#", text)
+
+
+def test_the_kill_table_is_what_the_checks_say():
+    found = kills()
+    if os.environ.get("KILLS") == "write":
+        text = yaml.safe_dump(found, allow_unicode=True, sort_keys=False, width=10**6)
+        KILLS.write_text(ABOUT + text, encoding="utf-8")
+    recorded = yaml.safe_load(KILLS.read_text(encoding="utf-8"))
+    assert without_digits(found) == without_digits(recorded)
+
+
+def test_the_eight_wrong_answers_are_rejected():
+    table = yaml.safe_load(KILLS.read_text(encoding="utf-8"))
+    told = {name: answers for chapter in table.values() for name, answers in chapter.items()}
+    assert len(EIGHT) == 8
+    for what, (exercise, mistake) in EIGHT.items():
+        assert told[exercise][mistake], what
+
+
+def test_there_are_enough_exercises_and_wrong_answers():
+    table = yaml.safe_load(KILLS.read_text(encoding="utf-8"))
+    told = [answers for chapter in table.values() for answers in chapter.values()]
+    assert len(table) == 17 and len(told) >= 72
+    assert min(map(len, told)) >= 4
 
 
 # These tests, tested ----------------------------------------------------------------------

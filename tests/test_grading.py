@@ -427,11 +427,14 @@ def test_the_student_needs_nothing_but_the_wheel(made, tmp_path):
 # Errors -------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_not_there_is_an_error(made, tmp_path):
+def test_a_folder_that_cannot_be_graded_is_an_error(made, tmp_path):
+    (made / "submitted").mkdir(exist_ok=True)
     with pytest.raises(SystemExit, match="There is no folder"):
         Grade(tmp_path / "none", course=made)()
     with pytest.raises(SystemExit, match="one a student is expected"):
         Grade(tmp_path, course=made)()
+    with pytest.raises(SystemExit, match="copy it elsewhere"):
+        Grade(made / "submitted", course=made)()
 
 
 def test_chapters_that_are_not_there_are_an_error(tmp_path):

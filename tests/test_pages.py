@@ -32,8 +32,10 @@ def newest_html():
 
 HTML = newest_html()
 PAGES = sorted(str(p.relative_to(HTML)) for p in HTML.rglob("*.html")) if HTML else []
-PAGES = [page for page in PAGES if not page.startswith(("_static/", "_modules/"))]
-QUIZ_PAGES = [page for page in PAGES if '<div class="quiz' in (HTML / page).read_text("utf-8")]
+PAGES = [page for page in PAGES if not page.startswith(("_static/", "_modules/", "slides/"))]
+QUIZ_PAGES = [
+    page for page in PAGES if '<div class="quiz docutils' in (HTML / page).read_text("utf-8")
+]
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
@@ -194,3 +196,55 @@ def test_the_map_leads_to_the_chapters(site, browser):
     links = page.eval_on_selector_all(".drawing a", "all => all.map(a => a.getAttribute('href'))")
     chapters = {name for name in PAGES if re.match(r"chapters/\d", name)}  # not the appendices
     assert set(links) == chapters
+
+
+def test_the_self_test_draws_ten_and_keeps_the_score(site, browser):
+    page, _ = see(browser, site + "selftest.html", DESK)
+    questions = page.locator(".quiz > ol > li")
+    assert questions.count() == 10
+    drawn = questions.all_inner_texts()
+    for i in range(10):
+        questions.nth(i).locator(f"details.{'wrong' if i < 3 else 'right'}").first.locator(
+            "summary"
+        ).click()
+    assert page.locator(".quiz-count").inner_text() == "Right at the first try: 7 of 10."
+    assert page.locator(".quiz-past").inner_text() == "Your last scores, of 10: 7"
+    page.locator(".quiz-again").click()
+    assert questions.count() == 10 and questions.all_inner_texts() != drawn
+    assert page.locator(".quiz details[open]").count() == 0
+    assert page.locator(".quiz-count").inner_text() == ""
+    page.reload()
+    page.wait_for_selector(".quiz-past")
+    assert page.locator(".quiz-past").inner_text() == "Your last scores, of 10: 7"
+
+
+def test_without_javascript_the_self_test_is_a_long_quiz(site, browser):
+    page, _ = see(browser, site + "selftest.html", DESK, java_script_enabled=False)
+    assert page.locator(".quiz > ol > li").count() == 5 * 17
+
+
+def test_a_question_is_found_by_its_words_and_opened_by_its_link(site, browser):
+    page, _ = see(browser, site + "questions_1.html", DESK)
+    questions = page.locator("details.question")
+    count = questions.count()
+    assert count >= 20 and not page.locator(".bank-short").first.is_visible()
+    page.locator(".bank-field").fill("softmax mask")
+    shown = [questions.nth(i).is_visible() for i in range(count)]
+    assert 0 < sum(shown) < count
+    assert page.locator(".quiz-count").inner_text() == f"{sum(shown)} of {count}"
+    where = questions.nth(0).get_attribute("id")
+    page, _ = see(browser, site + f"questions_1.html#{where}", DESK)
+    assert page.locator(f"#{where} .bank-short").is_visible()
+
+
+def test_slides_turn_and_show_their_figures(site, browser):
+    page, complaints = see(browser, site + "slides/part_1.html", DESK)
+    seen = set()
+    for _ in range(12):
+        (now,) = [s for s in page.locator("section").all() if s.is_visible()]
+        seen.add(now.inner_text())
+        page.keyboard.press("ArrowRight")
+    assert len(seen) == 12
+    loaded = page.eval_on_selector_all("section img", "all => all.every(i => i.naturalWidth > 0)")
+    assert loaded and page.locator("section img").count() >= 10
+    assert complaints == []

@@ -31,7 +31,8 @@ TOC = (ROOT / "_toc.yml").read_text(encoding="utf-8")
 PAGES = sorted(path for path in ROOT.glob("*.md") if re.search(rf": {path.stem}$", TOC, re.M))
 
 NOT_PROSE = {"code", "code-block", "code-cell", "drawing", "eval-rst", "facts-grid", "facts-table"}
-NOT_PROSE |= {"bibliography", "image", "math", "problem", "problems-table", "quiz"}
+NOT_PROSE |= {"bibliography", "image", "math", "problem", "problems-table", "kill-table", "quiz"}
+NOT_PROSE |= {"interview", "questions", "self-test", "syllabus"}
 FENCE = re.compile(r"^\s*(`{3,}|~{3,}|:{3,})\s*(?:\{([\w:-]+)\})?(.*)$")
 FACT = re.compile(r"\{fact\}`([^`<]+?)\s*<([^>]+)>`")
 # What is taken out before numbers are looked for. The order matters.

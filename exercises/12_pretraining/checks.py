@@ -28,6 +28,11 @@ def _pair(y, name):
     )
     for part, of in zip(y, ("idx", "targets")):
         assert type(part) is torch.Tensor, f"{of} is a {type(part).__name__}: a tensor was due."
+        assert not part.is_floating_point(), (
+            f"{of} holds floats, of {part.dtype}: an id is the number of a row, and there is no "
+            "row between two. Which step made them floats? Look at what torch.zeros or a division "
+            "gives back."
+        )
         assert part.dtype == torch.int64, (
             f"{of} is of {part.dtype}, but ids must be torch.int64: an embedding cannot be looked "
             "up by anything else. Is the .long() missing?"
@@ -91,7 +96,8 @@ def check_my_get_batch(my_get_batch, seed=0):
 
 
 def _batch_by(starts, tokens, T, shift=1):
-    rows = tokens.long()[starts + torch.arange(T + 1)]
+    rows = tokens[starts + torch.arange(T + 1)]
+    rows = rows if rows.is_floating_point() else rows.long()
     return rows[:, :T], rows[:, shift : T + shift]
 
 
@@ -121,6 +127,10 @@ def _batch_side_by_side(tokens, B, T):
     return _batch_by(
         T * torch.randint(-(-(len(tokens) - T) // T), (B, 1)) + (len(tokens) - T - 1) % T, tokens, T
     )
+
+
+def _batch_of_floats(tokens, B, T):
+    return _batch_by(torch.randint(len(tokens) - T, (B, 1)), tokens.double(), T)
 
 
 def _batch_of_int32(tokens, B, T):
@@ -598,6 +608,7 @@ WRONG = {  # exercise: {the mistake: (wrong answer, a piece of the sentence that
         "wraps around": (_batch_wraps, "goes on at its beginning"),
         "one start for all rows": (_batch_one_start, "one start drawn for all rows"),
         "windows at multiples only": (_batch_side_by_side, "multiples of something"),
+        "float ids": (_batch_of_floats, "there is no row between two"),
         "ids of another dtype": (_batch_of_int32, "must be torch.int64"),
     },
     "my_documents": {
