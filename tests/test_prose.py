@@ -132,6 +132,8 @@ def printed(cell):
     for found in PRINTED.finditer("\n".join(text)):
         if any(c.isdigit() for c in found[0]):
             yield Decimal(found[0].replace(",", ""))
+            if found.string[found.end() :].lstrip(" ").startswith("%"):
+                yield Decimal(found[0].replace(",", "")) / 100
     source = re.sub(r"^\s*[%!].*$", "", cell.source, flags=re.MULTILINE)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.NUMBER and re.fullmatch(r"[\d_.]+(e[+-]?\d+)?", token.string):
@@ -170,7 +172,7 @@ def test_every_number_of_a_page_has_a_source(path):
 LEDGER = {"model.size": {"value": 124439808}, "model.accuracy": {"value": 63.24}}
 CELL = new_code_cell(
     "steps = 1_500\nprint(loss)",
-    outputs=[new_output("stream", text="loss 0.1923, of 4.8520; 4,321 words\n")],
+    outputs=[new_output("stream", text="loss 0.1923, of 4.8520; 4,321 words; 87% of them\n")],
 )
 
 
@@ -180,6 +182,7 @@ CELL = new_code_cell(
         "We count {fact}`124,439,808 <model.size>`, or {fact}`124 million <model.size>`.",
         "The loss is 0.19, the most is 4.852, and 19 % or 19.2% of one; 4,321 words; 1,500 steps.",
         "Twelve is small: 12, and 7 heads.",
+        "Of these 87%.",
         "The paper of 2017, chapters 3, 7 and 12, section 3.2, table 2.1, equation 14.",
         "GPT-2 in float32 on an H100 with `n = 768`, $D = 768$, and\n$$\n99.5\n$$\n",
         "```python\nx = 768\n```\n\n```{math}\n:label: eq-99\n768\n```",
@@ -202,6 +205,7 @@ def test_a_number_with_a_source_is_let_through(text):
         ("The loss is 0.18.", "0.18"),
         ("The loss is 0.193.", "0.193"),
         ("About 20 % of it.", "20 %"),
+        ("Of these 88%.", "88%"),
         ("A model of 124M parameters.", "124M"),
         ("A model of 124 million.", "124 million"),
         ("It took 2000 steps.", "2000"),
