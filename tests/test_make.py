@@ -147,3 +147,14 @@ def test_a_name_that_no_notebook_has_is_answered():
 def test_help_is_the_default_and_names_every_command():
     said = subprocess.run([sys.executable, make.__file__], capture_output=True, text=True).stdout
     assert all(f"  {name} " in said for name in make.COMMANDS)
+
+
+def test_the_folder_to_grade_is_named_and_lies_where_the_teacher_typed_it(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(make, "environment", lambda: None)
+    monkeypatch.setattr(make, "run", lambda *command, **_: ran.append(command))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="Say which folder"):
+        make.main(["grade"])
+    make.main(["grade", "class", "--timeout", "9"])
+    assert ran == [("-m", "grading.grade", str(tmp_path / "class"), "--timeout", "9")]
