@@ -7,13 +7,13 @@ class fold(nodes.General, nodes.Element):
     """Something folded away; its first child is a fold_title. HTML: <details>."""
 
 
-class fold_title(nodes.General, nodes.Element):
+class fold_title(nodes.General, nodes.TextElement):
     """The line that stays in sight. HTML: <summary>."""
 
 
 def make_fold(title: list[nodes.Node], content: list[nodes.Node], *classes: str) -> fold:
     """A fold: title is inline nodes, content is block nodes, classes become CSS classes."""
-    return fold("", fold_title("", *title), *content, classes=["fold", *classes])
+    return fold("", fold_title("", "", *title), *content, classes=["fold", *classes])
 
 
 def make_table(head: list[str], rows: list[list[nodes.Node]], *classes: str) -> nodes.table:
