@@ -103,8 +103,7 @@ class Questions(_Directive):
         )
         heading["reftarget"], heading["refdoc"] = f"/chapters/{chapter}", self.env.docname
         heading += nodes.inline("", chapter)
-        head = [nodes.Text(f"Chapter {number} · "), heading]
-        yield nodes.paragraph("", "", *head, classes=["bank-chapter"])
+        yield nodes.paragraph("", "", heading, classes=["bank-chapter"])
         for i, question in enumerate(self._read(chapter), 1):
             yield self._fold(chapter, f"{number}.{i}", question)
 
