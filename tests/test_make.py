@@ -155,6 +155,6 @@ def test_the_folder_to_grade_is_named_and_lies_where_the_teacher_typed_it(tmp_pa
     monkeypatch.setattr(make, "run", lambda *command, **_: ran.append(command))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="Say which folder"):
-        make.main(["grade"])
-    make.main(["grade", "class", "--timeout", "9"])
+        make.grade()
+    make.grade("class", "--timeout", "9")
     assert ran == [("-m", "grading.grade", str(tmp_path / "class"), "--timeout", "9")]
