@@ -4,6 +4,7 @@ Standard library and IPython only. It bounds memory, files and what a cell print
 count only if what tests rely on is still what it was.
 """
 
+import contextlib
 import importlib
 import os
 import sys
@@ -31,7 +32,8 @@ def limit():
         return
     for kind, size in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, FILES)):
         if size:
-            resource.setrlimit(kind, (size, size))
+            with contextlib.suppress(ValueError, OSError):  # not every system lets it be set
+                resource.setrlimit(kind, (size, size))
 
 
 class Bounded:

@@ -212,6 +212,12 @@ def test_a_deck_has_a_card_for_each_question_and_the_same_bytes_each_time(tmp_pa
         assert not re.search(r"\{\w+\}`|(?<!\\)\$", "".join(fields)), fields
 
 
+def test_other_answers_come_with_a_later_edition():
+    """Anki takes over a changed answer only if its date is later."""
+    found = cards.fingerprint(BANK)
+    assert found == cards.FINGERPRINT, f"tools/cards.py: a later EDITION, and {found}"
+
+
 def test_another_answer_is_the_same_card_and_another_deck(tmp_path):
     one = {"01_x": [copy.deepcopy(SOUND)]}
     cards.write(tmp_path / "a.apkg", one)

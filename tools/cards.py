@@ -3,13 +3,15 @@
     python make.py cards [OUT]
 
 OUT is _build/gpt2.apkg unless you name another file. A card is known by its question's id, so a
-deck that is imported again keeps what was learned.
+deck that is imported again keeps what was learned, and takes over answers that have changed if
+EDITION is later.
 """
 
 import hashlib
 import sys
 import tempfile
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import genanki
@@ -19,6 +21,8 @@ sys.path.insert(0, str(ROOT / "_ext"))
 import book_questions  # noqa: E402
 from book_text import html  # noqa: E402
 
+EDITION = datetime(2026, 11, 27, tzinfo=UTC)  # a later day whenever FINGERPRINT must change
+FINGERPRINT = "460122f105192707"  # of what stands on the cards
 CSS = """.card { font: 20px/1.5 serif; max-width: 36em; margin: auto; padding: 1em; }
 .small { font-size: .85em; border-top: 1px solid #8886; margin-top: 1em; padding-top: .6em; }
 code { background: #8882; padding: 0 .2em; }"""
@@ -56,13 +60,19 @@ def deck(bank: dict[str, list[dict]]) -> genanki.Deck:
     return cards
 
 
+def fingerprint(bank: dict[str, list[dict]]) -> str:
+    """Of the fields of all cards."""
+    fields = "\n".join(field for note in deck(bank).notes for field in note.fields)
+    return hashlib.sha256(fields.encode()).hexdigest()[:16]
+
+
 def write(path: Path, bank: dict[str, list[dict]]) -> int:
     """Write the deck to path; the number of its cards."""
     cards = deck(bank)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         loose = Path(folder) / "deck.apkg"
-        genanki.Package(cards).write_to_file(str(loose), timestamp=0.0)
+        genanki.Package(cards).write_to_file(str(loose), timestamp=EDITION.timestamp())
         with zipfile.ZipFile(loose) as old, zipfile.ZipFile(path, "w") as new:
             for name in sorted(old.namelist()):  # a zip file has dates: give all the same
                 new.writestr(zipfile.ZipInfo(name), old.read(name))
