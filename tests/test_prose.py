@@ -32,7 +32,7 @@ PAGES = sorted(path for path in ROOT.glob("*.md") if re.search(rf": {path.stem}$
 
 NOT_PROSE = {"code", "code-block", "code-cell", "drawing", "eval-rst", "facts-grid", "facts-table"}
 NOT_PROSE |= {"bibliography", "image", "math", "problem", "problems-table", "kill-table", "quiz"}
-NOT_PROSE |= {"interview", "questions", "self-test", "syllabus"}
+NOT_PROSE |= {"interview", "playground", "questions", "self-test", "syllabus"}
 FENCE = re.compile(r"^\s*(`{3,}|~{3,}|:{3,})\s*(?:\{([\w:-]+)\})?(.*)$")
 FACT = re.compile(r"\{fact\}`([^`<]+?)\s*<([^>]+)>`")
 # What is taken out before numbers are looked for. The order matters.
