@@ -7,7 +7,6 @@ does not see.
 import io
 import json
 import re
-import sys
 import warnings
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -18,7 +17,6 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "_ext"))
 import book_facts  # noqa: E402
 import book_problems  # noqa: E402
 import book_quiz  # noqa: E402

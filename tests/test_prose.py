@@ -13,7 +13,6 @@ only supposed ("let p be 0.25") is written as a formula.
 
 import io
 import re
-import sys
 import tokenize
 from decimal import Decimal
 from pathlib import Path
@@ -23,7 +22,6 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "_ext"))
 import book_facts  # noqa: E402
 
 CHAPTERS = sorted(ROOT.glob("chapters/*.ipynb"))

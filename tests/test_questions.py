@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "_ext"), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT / "tests"))
 import book_facts  # noqa: E402
 import book_questions  # noqa: E402
 import book_quiz  # noqa: E402
