@@ -1,4 +1,4 @@
-"""Cite this chapter: folded, at the end of each page that has a chapter's card.
+"""Cite this chapter: folded, at the end of each page of chapters/.
 
 Title, authors, version and year come from CITATION.cff; the chapter's title and number from the
 page; an address only where the book is built with one (see book_launch).
@@ -10,7 +10,6 @@ from urllib.parse import urljoin
 
 import yaml
 from book_nodes import make_fold
-from book_reading import cards
 from docutils import nodes
 from pybtex.database import parse_string
 from pybtex.style.formatting.plain import Style
@@ -50,7 +49,7 @@ def reference(entry: str) -> nodes.paragraph:
 
 def add(app, document, docname):
     """Put the fold at the end of a chapter."""
-    if not any(cards(document)):
+    if not docname.startswith("chapters/"):
         return
     book = yaml.safe_load((Path(app.srcdir) / "CITATION.cff").read_text(encoding="utf-8"))
     title = re.sub(r"^\d+ · ", "", app.env.titles[docname].astext())

@@ -7,6 +7,7 @@ away is not counted, nor are the quiz and the exercises.
 """
 
 import re
+from itertools import chain
 
 import book_facts
 from book_nodes import fold
@@ -41,30 +42,24 @@ def minutes(document: nodes.document, pace: float) -> int:
     return max(5, 5 * round(seconds(document, pace) / 300))
 
 
-def cards(document: nodes.document):
-    """The cards of a page: one in a chapter, else none."""
-    return (
-        node for node in document.findall(nodes.admonition) if "chapter-card" in node["classes"]
-    )
-
-
 def count(app, document):
-    """Put the count where the card has an estimate."""
-    for card in cards(document):
-        estimate = next((t for t in card.findall(nodes.Text) if TIME.match(t)), None)
-        if estimate is None:
-            logging.getLogger(__name__).warning("no time to read on the card", location=card)
-            continue
-        app.env.note_dependency("chapters/facts.yml")
-        pace = book_facts.load(app.srcdir)["reading.pace"]["value"]
-        link = addnodes.pending_xref(
-            "", nodes.inline("", f"About {minutes(document, pace)} minutes")
-        )
-        link.update_basic_atts({})
-        link.attributes |= {"refdomain": "std", "reftype": "ref", "reftarget": "reading-time"}
-        link.attributes |= {"refdoc": app.env.docname, "refexplicit": True, "refwarn": True}
-        rest = nodes.Text(TIME.sub(" to read", estimate))
-        estimate.parent.replace(estimate, [nodes.Text(" "), link, rest])
+    """Put the count where the card of a chapter has an estimate."""
+    page = app.env.docname
+    if not page.startswith("chapters/"):
+        return
+    boxes = document.findall(nodes.admonition)
+    texts = (box.findall(nodes.Text) for box in boxes if "chapter-card" in box["classes"])
+    estimate = next(filter(TIME.match, chain(*texts)), None)
+    if estimate is None:
+        logging.getLogger(__name__).warning("no card that says the time to read", location=page)
+        return
+    app.env.note_dependency("chapters/facts.yml")
+    pace = book_facts.load(app.srcdir)["reading.pace"]["value"]
+    said = nodes.inline("", f"About {minutes(document, pace)} minutes")
+    where = {"refdomain": "std", "reftype": "ref", "reftarget": "reading-time", "refdoc": page}
+    link = addnodes.pending_xref("", said, **where, refexplicit=True, refwarn=True)
+    rest = nodes.Text(TIME.sub(" to read", estimate))
+    estimate.parent.replace(estimate, [nodes.Text(" "), link, rest])
 
 
 def setup(app):

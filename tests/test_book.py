@@ -333,7 +333,7 @@ def test_the_figures_of_an_appendix_count_from_1(build):
         ("(here)=", "(there)=", "undefined label"),
         ("{interview} 07_test", "{interview} 08_test", "there is no questions/08_test.yml"),
         ("```{problem} 07_test/my_x\n```", "", "undefined label"),
-        ("An hour to read; a", "A", "no time to read"),
+        ("An hour to read; a", "A", "the time to read"),
     ],
 )
 def test_a_page_that_says_what_is_not_so_stops_the_build(build, old, new, said):
