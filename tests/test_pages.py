@@ -249,3 +249,16 @@ def test_slides_turn_show_their_figures_and_have_room(site, browser, part):
     loaded = page.eval_on_selector_all("section img", "all => all.every(i => i.naturalWidth > 0)")
     assert loaded and page.locator("section img").count() >= 10
     assert complaints == []
+
+
+SAID = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "five": 5, "ten": 10, "an hour": 60}
+SAID |= {"half an hour": 30, "three quarters of an hour": 45}
+
+
+@pytest.mark.parametrize("name", [page for page in PAGES if page.startswith("chapters/")])
+def test_the_time_to_read_that_a_notebook_says_is_what_the_page_counts(name):
+    counted = int(re.search(r"About (\d+) minutes", (HTML / name).read_text("utf-8"))[1])
+    notebook = (ROOT / name).with_suffix(".ipynb").read_text("utf-8")
+    estimate = re.search(r"\*\*Time\*\* ([\w -]+) to read", notebook)[1].lower()
+    words = re.split(r" and |-", estimate.replace(" minutes", ""))
+    assert abs(sum(SAID[word] for word in words) - counted) <= 5
