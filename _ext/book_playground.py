@@ -28,6 +28,7 @@ from book_nodes import make_fold
 from docutils import nodes
 from docutils.parsers.rst import directives
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
 from gpt2lib import grammar
@@ -71,7 +72,9 @@ class Play(SphinxDirective):
         box += nodes.paragraph("", "", *self.parse_inline(self.options["title"])[0])
         box[0]["classes"].append("play-title")
         self.state.nested_parse(self.content[:at], self.content_offset, box)
-        box += nodes.raw("", self.widget(name), format="html")
+        for i, part in enumerate(self.widget(name).split("<!-- web -->")):
+            raw = nodes.raw("", part, format="html")
+            box += addnodes.only("", raw, expr="builder_html") if i % 2 else raw
         if at < len(lines):
             answer = nodes.container()
             self.state.nested_parse(self.content[at + 1 :], self.content_offset + at + 1, answer)
@@ -137,7 +140,7 @@ def gpt2_merges() -> list[str]:
 def write(app, exception):
     """The scripts, beside the pages."""
     target = Path(app.outdir) / FOLDER
-    if exception or app.builder.format != "html":
+    if exception or app.builder.name != "html":
         return
     target.mkdir(parents=True, exist_ok=True)
     scripts = [PLAYGROUND / "page.js", *sorted((PLAYGROUND / "widgets").glob("*.js"))]

@@ -226,6 +226,7 @@ def setup(app):
 def build(tmp_path, monkeypatch):
     """Build a page of a small book, changed from PAGE; what Sphinx warns of, and the HTML."""
     from sphinx.application import Sphinx
+    from sphinx.util.docutils import docutils_namespace
 
     fact = 'gpt2.small.n_params: {value: 124439808, source: "radford2019"}\n'
     fact += 'reading.pace: {value: 238, source: "radford2019"}\n'
@@ -260,8 +261,9 @@ def build(tmp_path, monkeypatch):
     settings = {
         "extensions": [
             "myst_parser", "sphinxcontrib.bibtex", "book_pages", "book_facts", "book_problems",
-            "book_quiz", "book_questions", "book_reading", "book_cite", "cell",
+            "book_quiz", "book_questions", "book_editions", "book_reading", "book_cite", "cell",
         ],
+        "epub_basename": "whole",
         "myst_enable_extensions": ["dollarmath"],
         "bibtex_bibfiles": ["references.bib"],
         "numfig": True,
@@ -277,7 +279,7 @@ def build(tmp_path, monkeypatch):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(content, encoding="utf-8")
         said, out = io.StringIO(), tmp_path / "out"
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), docutils_namespace():
             warnings.simplefilter("ignore")  # Sphinx's own
             app = Sphinx(
                 tmp_path, None, out, tmp_path / "doctrees", "html", settings, None, said,
@@ -318,6 +320,19 @@ def test_the_figures_of_an_appendix_count_from_1(build):
     page = PAGE + "\n{numref}`fig-y`\n"
     _, chapter, *_ = build(page, **{"chapters/more.md": appendix, "index.md": index})
     assert "Fig. 7.1" in chapter and ">Fig. 1<" in chapter
+
+
+def test_an_edition_is_linked_when_it_is_there_and_only_then(build, tmp_path):
+    page = PAGE + "\n```{editions}\n```\n"
+    said, chapter, *_ = build(page)
+    assert said == "" and "The whole book" not in chapter
+    said, chapter, *_ = build(page, **{"_build/epub/whole.epub": "made later"})
+    assert said == "" and "The whole book in one file: <a" in chapter
+    (link,) = re.findall(r'href="\.\./(_downloads/\w+/whole\.epub)"', chapter)
+    assert (tmp_path / "out" / link).read_text() == "made later"
+    (tmp_path / "_build/epub/whole.epub").unlink()
+    said, chapter, *_ = build(page)
+    assert said == "" and "The whole book" not in chapter
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,15 @@ import functools
 import http.server
 import os
 import re
-import shutil
 import threading
 from pathlib import Path
 
+import book_chromium
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+CHROMIUM = book_chromium.find()
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1300, "height": 900}
 
@@ -60,11 +60,8 @@ def site():
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        sandbox = [] if hasattr(os, "geteuid") and os.geteuid() else ["--no-sandbox"]
-        arguments = [*sandbox, "--disable-gpu", "--disable-background-networking"]
-        yield driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with book_chromium.launch() as browser:
+        yield browser
 
 
 def see(browser, address, viewport=PHONE, **settings):

@@ -7,9 +7,12 @@ Build the book, run this, build again. Needs Chromium.
 
 import sys
 
-from tools.browser import HTML, open_browser
+from make import HTML, ROOT
 
-STILLS = "playground/stills"
+sys.path.append(str(ROOT / "_ext"))
+import book_chromium  # noqa: E402
+
+STILLS = ROOT / "playground" / "stills"
 # What the model draws, as XML, with words in place of buttons, which would do nothing.
 TAKE = """async (root) => {
     await root.widget.wake();
@@ -30,10 +33,10 @@ TAKE = """async (root) => {
 
 
 def stills() -> dict[str, str]:
-    """The still of each widget of the newest built book, by the name of its file."""
+    """The still of each widget of the book that `make book` built, by the name of its file."""
     pages = [page for page in sorted(HTML.rglob("*.html")) if 'class="widget"' in page.read_text()]
     taken = {}
-    with open_browser() as browser:
+    with book_chromium.launch() as browser:
         for path in pages:
             page = browser.new_page()
             page.goto(path.resolve().as_uri())
@@ -45,16 +48,13 @@ def stills() -> dict[str, str]:
 
 
 def main() -> None:
-    from make import ROOT
-
-    folder = ROOT / STILLS
-    folder.mkdir(exist_ok=True)
+    STILLS.mkdir(exist_ok=True)
     taken = stills()
-    for path in folder.glob("*.html"):
+    for path in STILLS.glob("*.html"):
         if path.name not in taken:
             path.unlink()
     for name, text in taken.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        (STILLS / name).write_text(text, encoding="utf-8")
         print(f"{name:44} {len(text):7,} bytes")
 
 
