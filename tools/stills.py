@@ -10,7 +10,7 @@ import sys
 from make import HTML, ROOT
 
 sys.path.append(str(ROOT / "_ext"))
-import book_chromium  # noqa: E402
+import book_chromium
 
 STILLS = ROOT / "playground" / "stills"
 # What the model draws, as XML, with words in place of buttons, which would do nothing.
