@@ -57,6 +57,7 @@ class Play(SphinxDirective):
         "title": directives.unchanged_required,
         "text": directives.unchanged_required,
         "rows": directives.positive_int,
+        "other": directives.unchanged,
         "head": directives.unchanged,
         "words": directives.unchanged,
         "temperature": directives.unchanged,
@@ -88,7 +89,7 @@ class Play(SphinxDirective):
         self.env.note_dependency(str(still))
         for kind in ("html", "js"):
             self.env.note_dependency(str(PLAYGROUND / "widgets" / f"{name}.{kind}"))
-        values = {"head": "", "words": "", "rows": 3, "temperature": "1", "topp": "1"}
+        values = {"other": "", "head": "", "words": "", "rows": 3, "temperature": "1", "topp": "1"}
         text = self.options["text"].replace("\\n", "\n")
         form = FORMS.get_template(f"{name}.html").render(
             values | self.options | {"text": text, "config": config()}
@@ -137,6 +138,11 @@ def gpt2_merges() -> list[str]:
     return merges(Path(package) / "data" / "vocab.bpe")
 
 
+def script(name: str, value) -> str:
+    """JavaScript that gives a value its name."""
+    return f"globalThis.{name} = {json.dumps(value, ensure_ascii=False)};\n"
+
+
 def write(app, exception):
     """The scripts, beside the pages."""
     target = Path(app.outdir) / FOLDER
@@ -146,8 +152,8 @@ def write(app, exception):
     scripts = [PLAYGROUND / "page.js", *sorted((PLAYGROUND / "widgets").glob("*.js"))]
     parts = {
         "widgets.js": "\n".join(path.read_text("utf-8") for path in scripts),
-        "storyteller.js": f"globalThis.storyteller = {json.dumps(storyteller())};\n",
-        "gpt2-vocabulary.js": f"globalThis.gpt2Merges = {json.dumps(gpt2_merges())};\n",
+        "storyteller.js": script("storyteller", storyteller()),
+        "gpt2-vocabulary.js": script("gpt2Merges", gpt2_merges()),
     }
     for name, text in parts.items():
         (target / name).write_text(text, encoding="utf-8")

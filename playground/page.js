@@ -2,10 +2,10 @@
 // in widgets/ says what is its own:
 //
 //   answer(asked, model)   ask the model, by the fields of the form
-//   picture(answer)        the elements of the view; say() writes the line
+//   picture(answer)        the elements of the view; say() writes the line below it
 //   NAME()                 what the button NAME does
 //
-// Until somebody comes near, the view is a still, the picture of the form as it stands; the
+// Until somebody stays near, the view is a still, the picture of the form as it stands; the
 // model's script is loaded then, and once. All of it works from file:// too, where a page may not
 // fetch: so data come as scripts, and the worker is made from text.
 "use strict";
@@ -31,7 +31,34 @@ function shown(text) {
 // The same within a text: only ends of lines are made visible.
 const word = (text) => (text === "" ? "end" : text.replaceAll("\n", "↵").trim() || "␣");
 
+// A row of words as buttons: tell(i) when one is pointed at; hold(i) when one is clicked or reached
+// by Tab or the arrow keys, and the row comes back to that one.
+function rowOf(buttons, held, tell, hold = () => {}) {
+  const settle = (i) => {
+    buttons.forEach((button, j) => { button.tabIndex = j === i ? 0 : -1; });
+    held = i;
+    hold(i);
+    tell(i);
+  };
+  buttons.forEach((button, i) => {
+    button.tabIndex = i === (held ?? 0) ? 0 : -1;
+    button.addEventListener("pointerenter", () => tell(i));
+    button.addEventListener("focus", () => settle(i));
+    button.addEventListener("click", () => settle(i));
+    button.addEventListener("keydown", (event) => {
+      const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: buttons.length - 1 }[event.key];
+      if (buttons[to]) {
+        event.preventDefault();
+        buttons[to].focus();
+      }
+    });
+  });
+  return element("p", { class: "row-of-words", onpointerleave: () => tell(held) }, ...buttons);
+}
+
 const percent = (p) => (p > 0 && p < 0.0005 ? "<0.1%" : `${(100 * p).toFixed(1)}%`);
+
+const within = (value, low, high) => Math.min(high, Math.max(low, value));
 
 const loading = {}; // address → promise
 
@@ -42,7 +69,7 @@ function loadScript(address) {
       onload: resolve,
       onerror: () => {
         delete loading[address]; // so that one can try again
-        reject(new Error("The model could not be loaded. Is the network there?"));
+        reject(new Error("The model could not be loaded. Is the network there? Any change tries again."));
       },
     }));
   });
@@ -99,7 +126,6 @@ class Widget {
   constructor(root) {
     this.root = root;
     [this.form, this.view, this.line] = ["form", ".view", ".line"].map((c) => root.querySelector(c));
-    this.asking = 0; // the number of the newest question
     this.form.addEventListener("submit", (event) => event.preventDefault());
     this.form.addEventListener("input", ({ target }) => {
       this.showFields();
@@ -108,9 +134,10 @@ class Widget {
     for (const button of this.form.querySelectorAll("button")) {
       button.addEventListener("click", () => this.safely(() => this[button.name]()));
     }
-    for (const near of ["pointerenter", "focusin"]) {
-      root.addEventListener(near, () => this.wake(), { once: true });
-    }
+    for (const near of ["pointerdown", "focusin"]) root.addEventListener(near, () => this.wake());
+    let stay; // who only passes by need not load anything
+    root.addEventListener("pointerenter", () => { stay = setTimeout(() => this.wake(), 300); });
+    root.addEventListener("pointerleave", () => clearTimeout(stay));
     this.showFields();
     this.form.hidden = false;
   }
@@ -118,12 +145,19 @@ class Widget {
   // What stands in the form, by name; numbers as numbers, a list for boxes that may be ticked.
   get asked() {
     const said = {};
-    for (const { name, type, value, checked } of this.form.elements) {
+    for (const { name, type, value, checked, min, max } of this.form.elements) {
       if (type === "checkbox") said[name] = [...(said[name] ?? []), ...(checked ? [value] : [])];
       else if (type === "radio") said[name] = checked ? value : said[name];
-      else if (name) said[name] = ["range", "number"].includes(type) ? +value : value;
+      else if (type === "number") said[name] = Math.round(within(+value, +min, +max || Infinity));
+      else if (name) said[name] = type === "range" ? +value : value;
     }
     return said;
+  }
+
+  // What was asked for this text, asked once.
+  once(key, ask) {
+    if (this.key !== key) [this.key, this.kept] = [key, ask()];
+    return this.kept;
   }
 
   // The value beside each dial, and the text where print shows it.
@@ -152,6 +186,8 @@ class Widget {
     try {
       await act();
     } catch (error) {
+      this.key = this.kept = undefined;
+      this.view.replaceChildren(); // no picture of another text
       this.say(error.message);
     }
   }
@@ -161,14 +197,32 @@ class Widget {
     return this.awake;
   }
 
-  // Ask again; only the newest question is drawn.
+  // Ask again. One question at a time: what was asked in between is the next one, and the newest.
   refresh() {
-    const mine = ++this.asking;
-    return this.safely(async () => {
-      const model = await this.model();
-      const answer = await this.answer(this.asked, model);
-      if (mine === this.asking) this.view.replaceChildren(...this.picture(answer));
-    });
+    this.due = true;
+    this.asking ??= this.keepAsking();
+    return this.asking;
+  }
+
+  async keepAsking() {
+    this.view.ariaBusy = "true";
+    while (this.due) {
+      this.due = false;
+      await this.safely(async () => {
+        const answer = await this.answer(this.asked, await this.model());
+        if (!this.due) this.view.replaceChildren(...this.picture(answer));
+      });
+    }
+    this.view.removeAttribute("aria-busy");
+    this.asking = undefined;
+  }
+
+  // Exchange the text and the other one that the form has.
+  swap() {
+    const [text, button] = [this.form.elements.text, this.form.elements.swap];
+    [text.value, button.dataset.other] = [button.dataset.other, text.value];
+    this.showFields();
+    return this.refresh();
   }
 }
 

@@ -28,30 +28,37 @@ const asks = {
 
   // The likeliest next tokens, each with its probability, what the dials leave of it, and what it
   // has without the heads in off.
+  // Among them are those that are likeliest in the end. Of a long text the last tokens are read.
   next({ text, dials = {}, count = 8, off = [] }) {
     const ids = beginning(text);
     const before = gpt2.probabilities(readAll(ids).logits);
     const after = gpt2.probabilities(readAll(ids, { off: new Set(off) }).logits, dials);
     const cut = before.map((p, i) => (after[i] > 0 ? p : 0));
+    const shown = new Map([...likeliest(before, count), ...likeliest(after, 3)].map((w) => [w.id, w]));
+    const words = [...shown.keys()].map((id) => ({ ...shown.get(id), p: before[id], after: after[id] }));
     return {
-      words: likeliest(before, count).map((word) => ({ ...word, after: after[word.id] })),
+      words: words.sort((a, b) => b.p - a.p),
+      forgot: ids.length > model.config.n_positions,
       kept: after.reduce((n, p) => n + (p > 0), 0),
       whole: after.length,
       mass: cut.reduce((a, b) => a + b, 0),
     };
   },
 
-  // The probabilities of some next words: by the whole model, and without each head alone.
+  // The probabilities of some next words, or of their first tokens: by the whole model, and without
+  // each head alone.
   heads({ text, words }) {
     const { n_layer: L, n_head: H } = model.config;
     const ids = beginning(text);
-    const wanted = words.map((word) => tokenizers.storyteller.encode(word)[0]);
+    const tokens = words.map((word) => tokenizers.storyteller.encode(word));
+    const wanted = tokens.map(([first]) => first);
     const without = (off) => {
       const p = gpt2.probabilities(readAll(ids, { off: new Set(off) }).logits);
       return wanted.map((id) => p[id]);
     };
     const each = Array.from({ length: L * H }, (_, n) => `${Math.floor(n / H)}.${n % H}`);
-    return { whole: without([]), heads: each.map((head) => ({ head, p: without([head]) })) };
+    const names = tokens.map(([first, ...rest]) => seen(first).text + (rest.length ? "…" : ""));
+    return { names, whole: without([]), heads: each.map((head) => ({ head, p: without([head]) })) };
   },
 
   // Who looks at whom: weights[head][t][s], head as "layer.head".
@@ -80,6 +87,7 @@ const asks = {
   // two held likely instead.
   surprisal({ text }) {
     const { storyteller } = tokenizers;
+    within(text);
     const pieces = [...gpt2.piecesOf(text), ""];
     const told = storyworld.read(world, pieces);
     const cache = model.newCache();
@@ -124,13 +132,15 @@ const asks = {
     let ids = beginning(text);
     let { logits, cache } = readAll(ids);
     let forgot = ids.length > model.config.n_positions;
+    const decoder = new TextDecoder(); // half a character waits for its other half
     const begin = performance.now();
     let heard = begin; // when other messages last had their turn
     let n = 0;
     while (n < count && writing === id) {
       const next = gpt2.draw(gpt2.probabilities(logits, dials), random());
       if (next === tokenizers.storyteller.eot) return { ended: true, forgot, n, seconds: since(begin) };
-      postMessage({ id, token: tokenizers.storyteller.decode([next]) });
+      const bytes = new Uint8Array(tokenizers.storyteller.bytesOf(next));
+      postMessage({ id, token: decoder.decode(bytes, { stream: true }) });
       ids.push(next);
       n += 1;
       if (cache[0].k.length === model.config.n_positions) { // full: go on from the later half
@@ -173,8 +183,8 @@ function seen(id, tokenizer = tokenizers.storyteller) {
   if (id === tokenizer.eot) return { text: "", bytes: 0 };
   const bytes = tokenizer.bytesOf(id);
   const text = tokenizer.decode([id]);
-  const hex = () => bytes.map((b) => `\\x${b.toString(16).padStart(2, "0")}`).join("");
-  return { text: text.includes("\ufffd") ? hex() : text, bytes: bytes.length };
+  const hex = (b) => (b < 128 ? String.fromCharCode(b) : `\\x${b.toString(16)}`);
+  return { text: text.includes("\ufffd") ? bytes.map(hex).join("") : text, bytes: bytes.length };
 }
 
 function likeliest(p, count) {

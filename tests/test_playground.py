@@ -320,16 +320,15 @@ class Player:
         return self
 
     def change(self, old, new):
-        text = self.root.eval_on_selector("textarea", "field => field.value")
-        assert old in text
-        return self.set(text=text.replace(old, new, 1))
+        assert old in self.text
+        return self.set(text=self.text.replace(old, new, 1))
 
     def go_to(self, word, n=0):
-        """Go to the nth of these words, from behind; what is said of it."""
+        """Go to the nth of these words, from behind."""
         words = [w for w in self.root.query_selector_all("button.word, button.piece")]
         words = [w for w in words if w.inner_text().strip() == word]
         words[-1 - n].focus()
-        return self.line
+        return self
 
     def click(self, name):
         self.root.query_selector(f"button[name={name}]").click()
@@ -337,6 +336,19 @@ class Player:
     @property
     def line(self):
         return self.root.query_selector(".line").inner_text()
+
+    @property
+    def detail(self):
+        return self.root.query_selector(".detail").inner_text()
+
+    @property
+    def text(self):
+        return self.root.eval_on_selector("textarea", "field => field.value")
+
+    def swap(self):
+        """Take the other story, and wait for the picture."""
+        self.root.evaluate("root => root.widget.swap()")
+        return self
 
     def table(self):
         """The rows of the view's table: {first cell: the others}."""
@@ -443,37 +455,77 @@ def test_every_field_has_a_name_and_answers_to_the_keyboard(play, page_, name):
 def test_a_text_too_long_is_refused_in_words_and_nothing_is_lost(play):
     player = play("chapters/08_gpt2", "walk").set(text="Once there was a miller. " * 60)
     assert re.search(r"The text has \d+ tokens, the window 256", player.line)
-    assert "miller" in player.root.eval_on_selector("textarea", "field => field.value")
+    assert "miller" in player.text
+    assert player.root.query_selector(".view").inner_text() == ""  # no picture of another text
     player.set(text="Once")
-    assert "shape (2, 2)" in player.line
+    assert "shape (2, 128)" in player.line
 
 
 @in_pages
 def test_chapter_1_says_whom_the_words_look_at(play):
-    player = play("chapters/01_self_attention", "looks")
-    player.set()
-    most = r"looks at (\w+) 0\.(\d)"
+    player = play("chapters/01_self_attention", "looks").set()
+    most = r"looks at “(\w+)” 0\.(\d)"
     for word, n, name in (("to", 0, "Ned"), ("to", 1, "Ned"), ("was", 0, "Ned")):
-        found = re.search(most, player.go_to(word, n))
+        found = re.search(most, player.go_to(word, n).line)
         assert found[1] == name and int(found[2]) >= 6
-    player.change("Ned needed", "Sam needed")
-    assert "looks at Sam 0.8" in player.go_to("to")
-    assert "looks at Ned 0.8" in player.go_to("to", 1)
+    player.swap()
+    assert "Sam needed" in player.text
+    assert "looks at “Sam” 0.8" in player.go_to("to").line
+    assert "looks at “Ned” 0.8" in player.go_to("to", 1).line
     assert player.root.query_selector("button.looking").inner_text() == "to"
+
+
+@in_pages
+def test_a_word_is_held_while_the_mouse_passes_over_others(play):
+    player = play("chapters/02_multi_head_attention", "looks").set()
+    assert "“to” looks" in player.line  # at first, the last one
+    player.go_to("Sam")
+    player.page.get_by_role("button", name="basket").hover()
+    assert "“basket” looks" in player.line
+    player.page.mouse.move(0, 0)
+    assert "“Sam” looks" in player.line
+    player.set(head="1.0")
+    assert "In head 1.0, “Sam” looks" in player.line
+    player.page.get_by_role("button", name="basket").click()
+    player.page.keyboard.press("ArrowRight")
+    assert "“and” looks" in player.line
+    player.set(text="Once there was a sailor")
+    assert "“sailor” looks" in player.line  # the word that was held is not there any more
+
+
+@in_pages
+def test_fast_typing_asks_for_the_newest_text_alone(play):
+    player = play("chapters/17_inside", "knock").set()
+    asked = player.root.evaluate(
+        """async (root) => {
+            const model = await root.widget.model(), asked = [], ask = model.ask;
+            model.ask = (what, details) => {
+                asked.push(details.text);
+                return ask.call(model, what, details);
+            };
+            for (let n = 1; n <= 20; n++) {
+                root.widget.form.elements.text.value = "Mia had a ".repeat(n);
+                root.querySelector("textarea").dispatchEvent(new Event("input", {bubbles: true}));
+            }
+            await root.widget.asking;
+            return asked;
+        }"""
+    )
+    assert len(asked) <= 4 and asked[-1] == "Mia had a " * 20
 
 
 @in_pages
 def test_chapter_2_says_what_each_head_looks_at(play):
     player = play("chapters/02_multi_head_attention", "looks").set()
-    player.go_to("to")
-    (table,) = [player.table()]
+    table = player.table()
     assert len(table) == 8
-    assert table["3.0"][0].startswith("Sam") and table["1.0"][0].startswith("Ned")
-    assert re.fullmatch(r"\. [\d.]+, \. [\d.]+, \. [\d.]+", table["2.0"][0])
+    assert table["3.0"][0].startswith("“Sam”") and table["1.0"][0].startswith("“Ned”")
+    assert re.fullmatch(r"“\.” [\d.]+, “\.” [\d.]+, “\.” [\d.]+", table["2.0"][0])
     assert float(table["0.0"][0].split()[1].strip(",")) < 0.1
-    text = player.root.eval_on_selector("textarea", "field => field.value")
     model, tokenizer = pretrained.load(RUN), pretrained.load_tokenizer(RUN)
-    maps = attention_maps(model, torch.tensor([[tokenizer.eot, *tokenizer.encode(text)]]))[:, 0]
+    maps = attention_maps(model, torch.tensor([[tokenizer.eot, *tokenizer.encode(player.text)]]))[
+        :, 0
+    ]
     assert 0.11 < maps.diagonal(-1, -2, -1).mean(-1).max() < 0.135  # "about an eighth"
 
 
@@ -500,30 +552,32 @@ def test_chapter_6_counts_the_tokens_of_both_vocabularies(play, address):
 @in_pages
 def test_chapter_7_tells_the_model_from_the_world(play):
     player = play("chapters/07_language_models", "surprisal").set()
-    said = {}
+    said = []
     for piece in player.root.query_selector_all(".piece"):
-        found = re.match(
-            r"(.*): model ([\d.]+), world ([\d.∞]+) nats", piece.get_attribute("aria-label")
-        )
-        said.setdefault(found[1], []).append((float(found[2]), float(found[3])))
-    excess = {word: max(model - world for model, world in both) for word, both in said.items()}
-    assert max(excess, key=excess.get) == "black"
-    assert said["black"][1][1] == 0 and said["black"][0][1] > 1
-    assert "The world held likely: black 100.0%" in player.go_to("black", 1)
+        label = piece.get_attribute("aria-label")
+        word, model, oracle = re.match(
+            r"(.*): model ([\d.]+), oracle ([\d.]+) nats", label
+        ).groups()
+        said.append((float(model) - float(oracle), word, float(oracle)))
+    said.sort(reverse=True)
+    assert [word for _, word, _ in said[:3]] == ["black", "Sam", "went"] and said[0][2] == 0
+    assert all(gap < 0.5 for gap, _, _ in said[3:])
+    world = World()
+    assert "The oracle: “black” 100.0%" in player.go_to("black", 1).detail
+    model = r"model ([\d.]+) nats"
+    black = float(re.search(model, player.detail)[1])
     player.change("black as ever", "red as ever")
-    assert "The world cannot say “red” here" in player.line and "world ∞" in player.go_to("red")
-    red = float(re.search(r"model ([\d.]+)", player.line)[1])
-    player.change("red as ever", "blue as ever")
-    player.go_to("blue")
-    blue = float(re.search(r"model ([\d.]+)", player.line)[1])
-    assert abs(red - said["black"][1][0]) < 0.3 and blue > red + 2
-    before = player.root.eval_on_selector("textarea", "field => field.value")
+    assert "The oracle stops at “red”" in player.line and "oracle ∞" in player.go_to("red").detail
+    red = float(re.search(model, player.detail)[1])
+    player.change("red as ever", "blue as ever").go_to("blue")
+    blue = float(re.search(model, player.detail)[1])
+    assert abs(red - black) < 0.3 and blue > red + 2
+    before = player.text
     player.click("story")
-    player.page.wait_for_function(
-        "document.querySelector('.widget .line').innerText.startsWith('In all')"
-    )
-    after = player.root.eval_on_selector("textarea", "field => field.value")
-    assert after != before and World().log_prob(after) > -np.inf
+    changed = "before => document.querySelector('textarea').value !== before"
+    player.page.wait_for_function(changed, arg=before)
+    assert world.log_prob(player.text) > -np.inf
+    player.page.get_by_text("In all, the model needs").wait_for()
 
 
 @in_pages
@@ -553,25 +607,19 @@ def test_chapter_8_walks_through_every_tensor(play):
 
 
 @in_pages
-def test_chapter_8_says_where_a_row_first_knows_of_others(play, page):
-    tokenizer = pretrained.load_tokenizer(RUN)
-    both = [
-        [tokenizer.eot, *tokenizer.encode(f"Once there was a {job} called")]
-        for job in ("sailor", "baker")
-    ]
-    assert len(both[0]) == len(both[1])
-    first = page.evaluate(
-        """both => {
-            const last = both.map((ids) => {
-                const rows = {};
-                model.forward(ids, {see(name, x) { rows[name] = [...x]; }});
-                return rows;
-            });
-            return Object.keys(last[0]).find((n) => `${last[0][n]}` !== `${last[1][n]}`);
-        }""",
-        both,
-    )
-    assert first == "h.0.attn.scores.0"
+def test_chapter_8_says_where_a_row_first_knows_of_others(play):
+    player = play("chapters/08_gpt2", "walk").set().swap()
+    assert "What is not as in the text before is underlined" in player.line
+    names = player.root.eval_on_selector_all("option", "all => all.map((o) => o.value)")
+    changed = {}  # of the row of "called": how many of the numbers shown
+    for name in names[: names.index("h.0.attn")]:
+        player.set(tensor=name)
+        (row,) = player.root.query_selector_all("tbody tr:nth-child(7)")
+        assert row.inner_text().startswith("called")
+        changed[name] = len(row.query_selector_all(".changed"))
+    first = next(name for name in names if changed[name])
+    assert first == "h.0.attn.scores.0" and changed[first] == 1
+    assert changed["h.0.attn.heads"] == 9  # all that are shown
 
 
 def let_through(player, **dials):
@@ -603,19 +651,34 @@ def test_chapter_17_says_which_heads_the_name_needs(play):
     def says(off):
         player.set(off=off)
         bars = player.bars()
-        return max(bars, key=lambda word: bars[word][1]), bars
+        word = max(bars, key=lambda word: bars[word][1])
+        assert f"“{word.strip('␣')}”" in player.line
+        return word, bars
 
     assert [says(off)[0] for off in ([], ["1.0"], ["1.0", "3.0"])] == ["␣Ned", "␣Sam", "␣Ned"]
-    player.change("Sam needed the basket", "Ned needed the book")
+    player.swap()
     assert [says(off)[0] for off in ([], ["1.0"], ["1.0", "3.0"])] == ["␣Sam", "␣Sam", "␣Ned"]
-    _, bars = says(["2.0"])
-    assert 30 < bars["␣Sam"][1] < 40 and "Tom" in player.line  # nobody has spoken of Tom
+    word, bars = says(["2.0"])
+    assert 30 < bars["␣Sam"][1] < bars["␣Tom"][1] and word == "␣Tom"
+    assert "Tom" not in player.text  # nobody has spoken of him
+    player.set(words="Ned, unbelievable")
+    heads = ".view th[scope=col]"
+    heads = player.root.eval_on_selector_all(heads, "all => all.map((e) => e.innerText)")
+    assert heads == ["␣Ned", "␣u…"]
+
+
+@in_pages
+def test_the_map_of_head_2_0_is_the_same_in_both_stories(play):
+    player = play("chapters/17_inside", "looks").set()
+    for _ in range(2):
+        assert re.search(r"“\.” 0\.[45]\d, “\.” 0\.3\d, “\.” 0\.0", player.table()["2.0"][0])
+        player.swap()
 
 
 @in_pages
 def test_the_playground_writes(play, address):
     player = play("playground", "write", address)
-    out = "document.querySelector('.out').textContent"
+    out = "document.querySelector('.new').textContent"
     written = (
         f"() => {out}.length > 50 && document.querySelector('.line').innerText.includes('may come')"
     )
@@ -637,8 +700,38 @@ def test_a_long_text_is_stopped_and_outgrows_the_window(play):
     player.click("write")
     player.page.get_by_text("out of the window").wait_for()
     player.set(text="Once", count="2000")
-    assert player.page.locator(".out").inner_text() == ""
+    assert player.page.locator(".new").inner_text() == ""
     player.click("write")
-    player.page.wait_for_function("document.querySelector('.out').textContent.length > 20")
+    player.page.wait_for_function("document.querySelector('.new').textContent.length > 20")
     player.click("stop")
     player.page.get_by_text("tokens, ").wait_for()
+
+
+@in_pages
+def test_another_beginning_ends_what_is_being_written(play):
+    player = play("playground", "write").set(count="2000", temperature=1)
+    player.click("write")
+    player.page.wait_for_function("document.querySelector('.new').textContent.length > 20")
+    player.set(text="Long ago there was a")
+    player.page.wait_for_timeout(300)
+    assert player.page.locator(".new").inner_text() == ""
+    assert player.page.locator(".old").inner_text() == "Long ago there was a"
+    assert player.line.startswith("Of 849")
+
+
+@in_pages
+def test_odd_numbers_are_brought_into_bounds(play):
+    player = play("playground", "write").set(count="-5", seed="-3", temperature=0)
+    player.root.evaluate("root => root.widget.write()")
+    assert player.line.startswith("1 token. Of 849 tokens 1 may come")
+
+
+@in_pages
+def test_at_temperature_0_the_seed_changes_nothing(play):
+    player = play("playground", "write").set(temperature=0)
+    told = set()
+    for seed in (1, 2):
+        player.set(seed=seed)
+        player.root.evaluate("root => root.widget.write()")
+        told.add(player.page.locator(".new").inner_text())
+    assert len(told) == 1 and len(told.pop()) > 50

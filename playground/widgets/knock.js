@@ -3,26 +3,26 @@
 
 widgets.knock = class extends Widget {
   async answer({ text, off, words }, model) {
-    const asked = words.split(/\s+/).filter(Boolean).map((word) => ` ${word}`);
-    const key = JSON.stringify([text, asked]);
-    if (this.key !== key) { // each head alone: asked once for a text
-      [this.key, this.alone] = [key, model.ask("heads", { text, words: asked })];
-    }
-    return { off, asked, alone: await this.alone, now: await model.ask("next", { text, off, count: 6 }) };
+    const asked = words.split(/[\s,;.]+/).filter(Boolean).map((name) => ` ${name}`);
+    const alone = await this.once(`${text}\n${asked}`, () => model.ask("heads", { text, words: asked }));
+    return { off, alone, now: await model.ask("next", { text, off, count: 6 }) };
   }
 
-  picture({ off, asked, alone, now }) {
-    const cells = (p) => p.map((value) => element("td", { class: "positive", style: { "--weight": value.toFixed(3) } }, percent(value)));
+  picture({ off, alone, now }) {
+    const cells = (p) => p.map((value) => element("td", {
+      class: "positive", style: { "--weight": value.toFixed(3) },
+    }, percent(value)));
     const table = element("table", { class: "heads" },
-      element("caption", {}, "how likely each of these words is next"),
-      element("thead", {}, element("tr", {}, element("td"), ...asked.map((word) => element("th", { scope: "col" }, shown(word))))),
+      element("caption", {}, "how likely each of these is next"),
+      element("thead", {}, element("tr", {}, element("td"),
+        ...alone.names.map((name) => element("th", { scope: "col" }, shown(name))))),
       element("tbody", {},
         element("tr", {}, element("th", { scope: "row" }, "whole"), ...cells(alone.whole)),
         ...alone.heads.map(({ head, p }) => element("tr", {}, element("th", { scope: "row" }, `no ${head}`), ...cells(p)))));
-    this.say(off.length ? `Without ${off.join(", ")}: “${shown(best(now.words).text)}” is the likeliest of these.`
-      : `The whole model says “${shown(now.words[0].text)}”.`);
-    return [bars(now.words), table];
+    const best = now.words.reduce((a, b) => (b.after > a.after ? b : a));
+    this.say(`${off.length ? `Without ${off.join(", ")} it says` : "The whole model says"} ` +
+      `“${word(best.text)}”, by ${percent(best.after)}.` +
+      (now.forgot ? " The text is longer than the window: its end is read." : ""));
+    return alone.names.length ? [bars(now.words), table] : [bars(now.words)];
   }
 };
-
-const best = (words) => words.reduce((a, b) => (b.after > a.after ? b : a));

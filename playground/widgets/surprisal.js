@@ -3,36 +3,35 @@
 
 widgets.surprisal = class extends Widget {
   answer({ text }, model) {
-    return model.ask("surprisal", { text });
+    return this.once(text, () => model.ask("surprisal", { text }));
   }
 
   picture({ pieces }) {
     const known = pieces.filter(({ world }) => Number.isFinite(world));
-    const sum = (key) => known.reduce((total, piece) => total + piece[key], 0);
     const tokens = known.reduce((n, piece) => n + piece.tokens, 0);
+    const mean = (key) => (known.reduce((sum, piece) => sum + piece[key], 0) / tokens).toFixed(2);
     const wrong = pieces.find(({ world }) => world === Infinity);
-    const mean = (nats) => (nats / tokens).toFixed(2);
-    const all = known.length === 0 ? "" : wrong ? "Up to there, " : "In all, ";
-    this.summary = `${wrong ? `The world cannot say “${word(wrong.text)}” here. ` : ""}` +
-      (all && `${all}model ${mean(sum("model"))} nats a token, world ${mean(sum("world"))}.`);
+    const stops = wrong ? `The oracle stops at “${word(wrong.text)}”, which cannot be said here. ` : "";
+    this.say(stops + (known.length === 0 ? "" : `${wrong ? "Up to there" : "In all"}, the model ` +
+      `needs ${mean("model")} nats a token, the oracle ${mean("world")}.`));
     const words = pieces.map((piece) => element("button", {
       type: "button",
-      class: piece === wrong ? "piece wrong" : piece.world === undefined ? "piece after" : "piece",
+      class: `piece${piece === wrong ? " wrong" : ""}${piece.world === undefined ? " after" : ""}` +
+        `${piece.model > ROOM ? " tall" : ""}${piece.world < 0.005 ? " sure" : ""}`,
       style: { "--model": height(piece.model), "--world": height(piece.world ?? 0) },
-      "aria-label": `${word(piece.text)}: model ${piece.model.toFixed(2)}, world ${nats(piece.world)} nats`,
-      onpointerenter: () => tell(piece),
-      onfocus: () => tell(piece),
-      onclick: () => tell(piece),
+      "aria-label": `${word(piece.text)}: model ${piece.model.toFixed(2)}, oracle ${nats(piece.world)} nats`,
     }, element("span", { class: "columns" }), word(piece.text)));
-    const said = (list) => list.map(({ text, p }) => `${word(text)} ${percent(p)}`).join(", ");
-    const tell = (piece) => {
+    const said = (list) => list.map(({ text, p }) => `“${word(text)}” ${percent(p)}`).join(", ");
+    const detail = element("p", { class: "detail", "aria-live": "polite" });
+    const tell = (i) => {
+      if (i === undefined) return;
+      const piece = pieces[i];
       const some = piece.choices > 4 ? ` of ${piece.choices} that are possible` : "";
-      const world = piece.worldSays.length ? ` The world held likely: ${said(piece.worldSays)}${some}.` : "";
-      this.say(`“${word(piece.text)}”: model ${piece.model.toFixed(2)} nats, world ${nats(piece.world)}. ` +
-        `The model held likely: ${said(piece.modelSays)}.${world}`);
+      const oracle = piece.worldSays.length ? ` The oracle: ${said(piece.worldSays)}${some}.` : "";
+      detail.textContent = `“${word(piece.text)}”: model ${piece.model.toFixed(2)} nats, oracle ` +
+        `${nats(piece.world)}. The model held likely: ${said(piece.modelSays)}.${oracle}`;
     };
-    this.say(this.summary);
-    return [element("p", { class: "pieces" }, ...words)];
+    return [rowOf(words, undefined, tell), detail];
   }
 
   async story() {
@@ -43,5 +42,6 @@ widgets.surprisal = class extends Widget {
   }
 };
 
+const ROOM = 5; // nats, of a column; what is higher is marked
 const nats = (value) => (value === undefined ? "unknown" : value === Infinity ? "∞" : value.toFixed(2));
-const height = (value) => Math.min(value, 5).toFixed(3); // of a column, which has room for 5 nats
+const height = (value) => (Math.min(value, ROOM) / ROOM).toFixed(4);

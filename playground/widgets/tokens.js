@@ -11,7 +11,7 @@ widgets.tokens = class extends Widget {
     const bytes = new TextEncoder().encode(text).length;
     const each = tokens.length ? ` ${(bytes / tokens.length).toFixed(1)} bytes a token.` : "";
     this.say(`${tokens.length} tokens, ${[...text].length} characters, ${bytes} bytes.${each}`);
-    return [element("ol", { class: "tokens", "aria-label": "the tokens, each with its id" }, ...tokens.map(
+    return [element("ol", { class: "tokens", tabindex: "0", "aria-label": "the tokens, each with its id" }, ...tokens.map(
       (token) => element("li", {}, element("code", {}, shown(token.text)), element("small", {}, `${token.id}`)),
     ))];
   }

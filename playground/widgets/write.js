@@ -3,9 +3,10 @@
 
 widgets.write = class extends widgets.next {
   told = ""; // of the last text, before what is said of the bars
+  run = 0; // the number of the last text
 
   get out() {
-    return this.root.querySelector(".out");
+    return this.root.querySelector(".new");
   }
 
   answer(asked, model) {
@@ -17,28 +18,35 @@ widgets.write = class extends widgets.next {
     super.say(this.told + text);
   }
 
-  // Another beginning: what was written belongs to the old one.
+  // Another beginning: what was written, or is being written, belongs to the old one.
   refresh() {
-    if (this.asked.text !== this.from) [this.told, this.out.textContent] = ["", ""];
-    this.from = this.asked.text;
+    if (this.asked.text !== this.from) {
+      if (this.run) this.safely(() => this.stop());
+      this.begin(this.asked.text);
+    }
     return super.refresh();
+  }
+
+  begin(text) {
+    this.from = text;
+    this.out.textContent = this.told = "";
+    this.root.querySelector(".old").textContent = text;
+    return ++this.run;
   }
 
   async write() {
     const model = await this.model();
-    const run = (this.run = (this.run ?? 0) + 1);
-    this.asking += 1; // what was asked before is not drawn any more
-    const asked = this.asked;
-    this.from = asked.text;
-    this.out.textContent = this.told = "";
+    await this.asking;
+    const { text, seed, count, ...dials } = this.asked;
+    const run = this.begin(text);
     this.say("Writing …");
-    const details = { text: asked.text, dials: dialsOf(asked), seed: asked.seed, count: asked.count };
+    const details = { text, dials: dialsOf(dials), seed, count };
     const { n, seconds, ended, forgot } = await model.ask("write", details, ({ token }) => {
       if (run === this.run) this.out.textContent += token;
     });
     if (run !== this.run) return;
-    this.told = `${n} tokens, ${Math.round(n / seconds)} a second${ended ? "; the story has ended" : ""}` +
-      `${forgot ? "; its beginning is out of the window" : ""}. `;
+    this.told = `${n} ${n === 1 ? "token" : "tokens"}${n > 1 ? `, ${Math.round(n / seconds)} a second` : ""}` +
+      `${ended ? "; the story has ended" : ""}${forgot ? "; its beginning is out of the window" : ""}. `;
     await this.refresh();
   }
 
