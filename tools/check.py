@@ -38,7 +38,7 @@ def stages() -> dict[str, tuple[str, ...]]:
                      "--nbval", "--nbval-current-env", "--nbval-cell-timeout=1200",
                      "--nbval-sanitize-with=tests/sanitize.cfg", "chapters"),
         "book": (*BUILD, "--path-output", BUILT),
-        "pages": (*PYTEST, *PAGES),
+        "pages": (*PYTEST, "-n", "2", "--dist", "loadfile", *PAGES),
     }  # fmt: skip
 
 
