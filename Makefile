@@ -8,11 +8,11 @@
 PYTHON ?= python3
 ARGS ?=
 
-help book serve test lab notebooks assignments cards bench clean:
+help book serve pdf epub test lab notebooks assignments cards bench clean:
 	@$(PYTHON) make.py $@ $(ARGS)
 
 grade:
 	@$(PYTHON) make.py grade $(if $(SUBMISSIONS),"$(SUBMISSIONS)") $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test lab notebooks assignments grade cards bench clean
+.PHONY: help book serve pdf epub test lab notebooks assignments grade cards bench clean

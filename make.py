@@ -90,19 +90,37 @@ def run(*command, **variables):
     return subprocess.run([str(PYTHON), *command], cwd=str(ROOT), env=env).returncode
 
 
+def build(*options):
+    """Build the book; the exit status."""
+    status = run(*BUILD, *options)
+    if status:
+        # Sphinx would not read the faulty pages again, and pass the second time.
+        shutil.rmtree(str(ROOT / "_build" / ".doctrees"), ignore_errors=True)
+    return status
+
+
 # The commands -------------------------------------------------------------------------
 
 
 def book():
     """build the book, from the outputs that stand in the notebooks"""
     environment()
-    status = run(*BUILD)
-    if status:
-        # Sphinx would not read the faulty pages again, and pass the second time.
-        shutil.rmtree(str(ROOT / "_build" / ".doctrees"), ignore_errors=True)
-        return status
-    print("\nThe first page: " + (HTML / "index.html").as_uri())
-    return 0
+    status = build()
+    if not status:
+        print("\nThe first page: " + (HTML / "index.html").as_uri())
+    return status
+
+
+def pdf():
+    """make a PDF of the whole book; an installed Chromium or Chrome prints it"""
+    environment()
+    return build("--builder", "custom", "--custom-builder", "pdf")
+
+
+def epub():
+    """make an EPUB of the whole book; Chromium or Chrome draws the cover"""
+    environment()
+    return build("--builder", "custom", "--custom-builder", "epub")
 
 
 def serve(port="8000"):
@@ -187,7 +205,21 @@ def help():
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 # SOURCE_DATE_EPOCH: the date inside matplotlib's SVG.
 REPEATABLE = {"SOURCE_DATE_EPOCH": "0", "PYTHONHASHSEED": "0"}
-COMMANDS = (book, serve, test, lab, notebooks, assignments, grade, cards, bench, clean, help)
+COMMANDS = (
+    book,
+    serve,
+    pdf,
+    epub,
+    test,
+    lab,
+    notebooks,
+    assignments,
+    grade,
+    cards,
+    bench,
+    clean,
+    help,
+)
 COMMANDS = {f.__name__: f for f in COMMANDS}
 
 

@@ -122,7 +122,7 @@ class FactsTable(SphinxDirective):
     def _row(self, key, fact):
         what = [self._anchored(key, nodes.literal("", key))]
         if "note" in fact:
-            what += [nodes.raw("", "<br>", format="html"), *self._inline(fact["note"])]
+            what += [nodes.raw("", "<br/>", format="html"), *self._inline(fact["note"])]
         value = f"{written(fact['value'])} {fact.get('unit', '')}".strip()
         return [nodes.inline("", "", *what), nodes.Text(value), self._source(fact)]
 

@@ -4,7 +4,7 @@ So a page shows its formulas at once, without a script and without JavaScript; a
 MathJax cannot read is a warning of the build. MathJax is that of sphinx-mathjax-offline, and runs
 in the engine that mini-racer brings. Each formula holds itself as MathML, too, for those who hear
 the page. Beside the pages lie MathJax's fonts and its style sheet, cut down to the characters that
-the pages use. Builders other than html get the TeX, as Sphinx leaves it.
+the pages use. The builders html and pdf have formulas so; others get the TeX, as Sphinx leaves it.
 """
 
 import re
@@ -22,6 +22,7 @@ from sphinx.ext import mathjax
 from sphinx.util import logging
 
 MATHJAX = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
+BUILDERS = ("html", "pdf")
 PARTS = ("startup", "core", "adaptors/liteDOM", "input/tex", "output/chtml",
          "output/chtml/fonts/tex", "a11y/assistive-mml")  # fmt: skip
 CONFIGURATION = """
@@ -40,6 +41,7 @@ MathJax.loader.preLoad("loader", ...parts);
 MathJax.startup.defaultReady();
 const { adaptor } = MathJax.startup;
 const typeset = (tex, display) => adaptor.outerHTML(MathJax.tex2chtml(tex, { display }));
+const translate = (tex, display) => MathJax.tex2mml(tex, { display });
 const style = () => adaptor.textContent(MathJax.chtmlStylesheet());
 """
 # What Sphinx's own visitors write: \\(…\\), \\[…\\], or an environment alone.
@@ -64,8 +66,17 @@ def engine() -> MiniRacer:
 @cache
 def typeset(tex: str, display: bool = False) -> str:
     """The HTML of a formula; a ValueError where MathJax cannot read it."""
+    return _call("typeset", tex, display)
+
+
+def mathml(tex: str, display: bool = False) -> str:
+    """A formula as MathML; a ValueError where MathJax cannot read it."""
+    return _call("translate", tex, display)
+
+
+def _call(function: str, tex: str, display: bool) -> str:
     try:
-        return engine().call("typeset", tex, display)
+        return engine().call(function, tex, display)
     except JSEvalException as error:
         raise ValueError(f"{str(error).splitlines()[0].partition('Error: ')[2]}: {tex}") from None
 
@@ -88,7 +99,7 @@ def set_formula(visit: Callable, display: bool) -> Callable:
         start = len(self.body)
         with suppress(nodes.SkipNode):
             visit(self, node)
-        if self.builder.name == "html":
+        if self.builder.name in BUILDERS:
             try:
                 text = WRITTEN.sub(
                     lambda found: typeset(unescape(found[found.lastindex]), display),
@@ -105,7 +116,7 @@ def set_formula(visit: Callable, display: bool) -> Callable:
 
 def write_style(app, exception):
     """Put the style sheet and the fonts beside the pages."""
-    if exception or app.builder.name != "html":
+    if exception or app.builder.name not in BUILDERS:
         return
     target = Path(app.outdir) / "_static/formulas"
     shutil.copytree(MATHJAX / "output/chtml/fonts/woff-v2", target, dirs_exist_ok=True)
@@ -121,5 +132,7 @@ def setup(app):
         (set_formula(mathjax.html_visit_displaymath, display=True), None),
     )
     app.add_css_file("formulas/style.css")
-    app.connect("build-finished", write_style, priority=900)  # the slides have been written
+    app.connect(
+        "build-finished", write_style, priority=800
+    )  # when all is written, and before it is printed
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": False}

@@ -32,6 +32,11 @@ def in_use(static: Path) -> set[int]:
     return {int(code, 16) for code in codes + VARIABLE.findall(style)}
 
 
+def add_icons(app):
+    if app.builder.name == "html":
+        app.add_css_file("icons.css")
+
+
 def write_icons(app, exception):
     """Write _static/icons.css."""
     if exception or app.builder.name != "html":
@@ -50,6 +55,6 @@ def write_icons(app, exception):
 
 
 def setup(app):
-    app.add_css_file("icons.css")
+    app.connect("builder-inited", add_icons)
     app.connect("build-finished", write_icons)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -85,6 +85,10 @@ def number_by_chapter(app, env):
     return []
 
 
+class drawing(nodes.General, nodes.Element):
+    """An SVG of ours, whose links are resolved when it is written."""
+
+
 class Drawing(SphinxDirective):
     """{drawing} path: an SVG of ours, in the page, with its links resolved."""
 
@@ -93,19 +97,24 @@ class Drawing(SphinxDirective):
     def run(self):
         relative, path = self.env.relfn2path(self.arguments[0])
         self.env.note_dependency(relative)
-        svg = LINK.sub(self._link, Path(path).read_text(encoding="utf-8"))
-        return [nodes.raw("", f'<div class="drawing">{svg}</div>', format="html")]
+        return [drawing("", svg=Path(path).read_text(encoding="utf-8"), docname=self.env.docname)]
 
-    def _link(self, link):
-        docname, anchor, rest, content = link.groups(default="")
-        if docname not in self.env.found_docs:
+
+def visit_drawing(self, node):
+    def link(found):
+        docname, anchor, rest, content = found.groups(default="")
+        if docname not in self.builder.env.found_docs:
             return content
-        uri = self.env.app.builder.get_relative_uri(self.env.docname, docname)
+        uri = self.builder.get_relative_uri(node["docname"], docname)
         return f'<a href="{uri}{anchor}"{rest}>{content}</a>'
+
+    self.body.append(f'<div class="drawing">{LINK.sub(link, node["svg"])}</div>')
+    raise nodes.SkipNode
 
 
 def setup(app):
     app.setup_extension("sphinx.ext.autodoc")
+    app.add_node(drawing, html=(visit_drawing, None))
     app.add_directive("drawing", Drawing)
     app.add_transform(NumberTitle)
     app.connect("autodoc-process-docstring", read_plainly)

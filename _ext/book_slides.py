@@ -73,7 +73,7 @@ def parts(folder: Path) -> list[tuple[str, list[str]]]:
 
 
 def write(app, exception):
-    if exception or app.builder.format != "html":
+    if exception or app.builder.name != "html":
         return
     source, target = Path(app.srcdir), Path(app.outdir) / "slides"
     if not (source / "_toc.yml").is_file():

@@ -79,10 +79,10 @@ class World:
     def __init__(self, seed: int = 0):
         rng = np.random.default_rng(seed)
         self.seed = seed
-        self._weight = {}  # how common each word is: 1/(rank + 2), the ranks shuffled
+        self.weight = {}  # how common each word is: 1/(rank + 2), the ranks shuffled
         for words in RANKED:
             ranks = rng.permutation(len(words)).tolist()
-            self._weight |= {w: 1 / (r + 2) for w, r in zip(words, ranks, strict=True)}
+            self.weight |= {w: 1 / (r + 2) for w, r in zip(words, ranks, strict=True)}
         syllables = [c + v for c in "bdfgklmnprstvz" for v in "aeiou"]
         words = rng.choice(len(syllables) ** 2, size=64, replace=False).tolist()
         zorb = (syllables[i // len(syllables)] + syllables[i % len(syllables)] for i in words)
@@ -100,7 +100,7 @@ class World:
         return [self.story(rng) for _ in range(n)]
 
     def _tell(self, rng: np.random.Generator) -> Iterator[tuple[str, Choice]]:
-        script = Grammar(self._weight, self.zorb).document()
+        script = Grammar(self.weight, self.zorb).document()
         choice = next(script)
         while True:
             cumulative = list(accumulate(choice.probabilities))
@@ -149,7 +149,7 @@ class World:
 
     def _read(self, text: str) -> Iterator[tuple[str, float, tuple, Choice | None]]:
         """(piece, nats, facts that it tells, the choice that it is part of), along the text."""
-        script = Grammar(self._weight, self.zorb).document()
+        script = Grammar(self.weight, self.zorb).document()
         choice = next(script)
         options = None
         for piece in [*pieces(text), END]:

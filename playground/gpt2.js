@@ -25,8 +25,18 @@ function fromF16(b) {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
+// How wide a number is, in bytes, and how it is read.
+const DTYPES = {
+  F32: [4, (view, at) => view.getFloat32(at, true)],
+  F16: [2, (view, at) => fromF16(view.getUint16(at, true))],
+  BF16: [2, (view, at) => fromBF16(view.getUint16(at, true))],
+  I8: [1, (view, at) => view.getInt8(at)],
+};
+
 // A safetensors file: eight bytes that say how long the header is, the header in JSON (name,
 // dtype, shape, where), then the numbers, little end first. Names lose "transformer.".
+// A matrix of int8 is whole numbers; its scales stand beside it as NAME_scale, one a row in the
+// shape (n, 1) or one a column in the shape (1, m), and are multiplied in here.
 function readSafetensors(buffer) {
   const view = new DataView(buffer);
   const length = Number(view.getBigUint64(0, true));
@@ -34,19 +44,23 @@ function readSafetensors(buffer) {
   const tensors = {};
   delete header.__metadata__;
   for (const [name, { dtype, shape, data_offsets: [begin, end] }] of Object.entries(header)) {
-    const at = 8 + length + begin;
     const size = shape.reduce((a, b) => a * b, 1);
-    const data = new Float32Array(size);
-    const width = { F32: 4, F16: 2, BF16: 2 }[dtype];
-    if (width === undefined || end - begin !== size * width) {
+    const [width, read] = DTYPES[dtype] ?? [];
+    if (end - begin !== size * width) {
       throw new Error(`${name}: cannot read ${end - begin} bytes as ${size} numbers of ${dtype}.`);
     }
-    for (let i = 0; i < size; i++) {
-      if (dtype === "F32") data[i] = view.getFloat32(at + 4 * i, true);
-      else if (dtype === "BF16") data[i] = fromBF16(view.getUint16(at + 2 * i, true));
-      else data[i] = fromF16(view.getUint16(at + 2 * i, true));
+    const data = new Float32Array(size);
+    for (let i = 0; i < size; i++) data[i] = read(view, 8 + length + begin + width * i);
+    tensors[name.replace(/^transformer\./, "")] = { dtype, data, shape };
+  }
+  for (const [name, { dtype, data, shape: [n, m] }] of Object.entries(tensors)) {
+    if (dtype !== "I8") continue;
+    const scale = tensors[`${name}_scale`];
+    if (scale?.data.length !== n && scale?.data.length !== m) {
+      throw new Error(`${name}: whole numbers without ${n} or ${m} scales, ${name}_scale.`);
     }
-    tensors[name.replace(/^transformer\./, "")] = { data, shape };
+    const byRow = scale.shape[0] === n;
+    data.forEach((whole, i) => { data[i] = whole * scale.data[byRow ? Math.floor(i / m) : i % m]; });
   }
   return tensors;
 }
@@ -114,20 +128,23 @@ class GPT {
 
   // Read one more token: the logits (V) of the one after it. The causal mask needs no code: what
   // comes later is not in the cache yet. see(name, numbers), if given, is shown every tensor on the
-  // way; off is a set of heads, "layer.head", that bring nothing.
+  // way, under the names of chapter 17; off is a set of heads, "layer.head", that bring nothing.
   step(id, cache, { see = () => {}, off = new Set() } = {}) {
     const { n_head: H, n_embd: C, layer_norm_epsilon: epsilon } = this.config;
     const t = cache[0].k.length;
     if (t >= this.config.n_positions) throw new Error(`The window of ${t} tokens is full.`);
     const D = C / H;
-    let x = add(this.wte.subarray(id * C, (id + 1) * C), this.wpe.subarray(t * C, (t + 1) * C)); // (C)
-    see("embedding", x);
+    const seen = (name, numbers) => { see(name, numbers); return numbers; };
+    const token = seen("wte", this.wte.subarray(id * C, (id + 1) * C));
+    const place = seen("wpe", this.wpe.subarray(t * C, (t + 1) * C));
+    let x = seen("embed", add(token, place)); // (C)
     this.h.forEach(({ ln_1, attn, ln_2, mlp }, layer) => {
-      const qkv = linear(layerNorm(x, ln_1, epsilon), attn.c_attn); // (3C)
-      const q = qkv.subarray(0, C);
+      const h = `h.${layer}`;
+      const qkv = linear(seen(`${h}.ln_1`, layerNorm(x, ln_1, epsilon)), attn.c_attn); // (3C)
+      const q = seen(`${h}.attn.q`, qkv.subarray(0, C));
       const { k, v } = cache[layer];
-      k.push(qkv.slice(C, 2 * C));
-      v.push(qkv.slice(2 * C));
+      k.push(seen(`${h}.attn.k`, qkv.slice(C, 2 * C)));
+      v.push(seen(`${h}.attn.v`, qkv.slice(2 * C)));
       const heads = new Float32Array(C); // H averages of values, side by side
       for (let head = 0; head < H; head++) {
         const at = head * D;
@@ -136,27 +153,26 @@ class GPT {
           for (let d = at; d < at + D; d++) score += q[d] * key[d];
           return score / Math.sqrt(D);
         }); // (T)
-        const weights = softmax(scores);
-        see(`h.${layer}.attn.weights.${head}`, weights);
+        see(`${h}.attn.scores.${head}`, scores);
+        const weights = seen(`${h}.attn.weights.${head}`, softmax(scores));
         if (off.has(`${layer}.${head}`)) continue;
         weights.forEach((weight, s) => {
           for (let d = at; d < at + D; d++) heads[d] += weight * v[s][d];
         });
       }
-      x = add(x, linear(heads, attn.c_proj));
-      see(`h.${layer}.attn`, x);
-      x = add(x, linear(gelu(linear(layerNorm(x, ln_2, epsilon), mlp.c_fc)), mlp.c_proj));
-      see(`h.${layer}.mlp`, x);
+      see(`${h}.attn.heads`, heads);
+      x = seen(`${h}.mid`, add(x, seen(`${h}.attn`, linear(heads, attn.c_proj))));
+      const wide = linear(seen(`${h}.ln_2`, layerNorm(x, ln_2, epsilon)), mlp.c_fc); // (4C)
+      const neurons = seen(`${h}.mlp.neurons`, gelu(seen(`${h}.mlp.c_fc`, wide)));
+      x = seen(h, add(x, seen(`${h}.mlp`, linear(neurons, mlp.c_proj))));
     });
-    x = layerNorm(x, this.ln_f, epsilon);
-    see("ln_f", x);
+    x = seen("ln_f", layerNorm(x, this.ln_f, epsilon));
     const logits = new Float32Array(this.config.vocab_size); // the head is the token table
     for (let i = 0; i < logits.length; i++) {
       const row = i * C;
       for (let c = 0; c < C; c++) logits[i] += x[c] * this.wte[row + c];
     }
-    see("logits", logits);
-    return logits;
+    return seen("logits", logits);
   }
 
   // The logits after each of these tokens, (T, V).
@@ -171,6 +187,10 @@ class GPT {
 // GPT-2's pieces: a word with the space before it, a number, a run of marks, blanks.
 const PIECES = /'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu;
 
+function piecesOf(text) {
+  return text.match(PIECES) ?? [];
+}
+
 // GPT-2 writes each byte as a character that can be seen: bytes that cannot get one above 255.
 function byteLetters() {
   const seen = (b) => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
@@ -179,22 +199,28 @@ function byteLetters() {
 }
 
 class Tokenizer {
-  // json: a tokenizer.json, of which the vocabulary, the merges and the special tokens are used.
-  constructor(json) {
-    this.ids = new Map(Object.entries(json.model.vocab));
-    this.ranks = new Map(json.model.merges.map((m, rank) => [Array.isArray(m) ? m.join(" ") : m, rank]));
-    this.special = new Map(json.added_tokens.map(({ content, id }) => [content, id]));
-    this.eot = this.special.get("<|endoftext|>");
-    const letters = byteLetters();
-    this.letters = letters;
-    this.bytes = new Map(letters.map((letter, b) => [letter, b]));
-    this.words = new Map([...this.ids, ...this.special].map(([word, id]) => [id, word]));
+  // merges: pairs as "Ġ t", in the order in which they were learned. The ids are GPT-2's: the
+  // bytes in the order of their letters, then what each merge makes, then <|endoftext|>.
+  constructor(merges) {
+    this.letters = byteLetters();
+    this.bytes = new Map(this.letters.map((letter, b) => [letter, b]));
+    this.ranks = new Map(merges.map((pair, rank) => [pair, rank]));
+    const words = [...[...this.letters].sort(), ...merges.map((pair) => pair.replace(" ", ""))];
+    this.words = words; // id → word, and back
+    this.ids = new Map(words.map((word, id) => [word, id]));
+    this.eot = words.length;
+  }
+
+  // The bytes of a token.
+  bytesOf(id) {
+    if (id === this.eot) return Array.from(new TextEncoder().encode("<|endoftext|>"));
+    return Array.from(this.words[id], (letter) => this.bytes.get(letter));
   }
 
   // Special tokens in a text are text.
   encode(text) {
     const ids = [];
-    for (const [piece] of text.matchAll(PIECES)) {
+    for (const piece of piecesOf(text)) {
       const bytes = new TextEncoder().encode(piece);
       let parts = Array.from(bytes, (b) => this.letters[b]);
       for (;;) { // merge the pair that was learned first, everywhere, until none is left
@@ -218,13 +244,7 @@ class Tokenizer {
   }
 
   decode(ids) {
-    const bytes = [];
-    for (const id of ids) {
-      const word = this.words.get(id);
-      if (this.special.has(word)) bytes.push(...new TextEncoder().encode(word));
-      else for (const letter of word) bytes.push(this.bytes.get(letter));
-    }
-    return new TextDecoder().decode(new Uint8Array(bytes));
+    return new TextDecoder().decode(new Uint8Array(ids.flatMap((id) => this.bytesOf(id))));
   }
 }
 
@@ -244,7 +264,8 @@ function probabilities(logits, { temperature = 1, topK = 0, topP = 1 } = {}) {
   for (let i = 0; i < kept; i++) whole += p[order[i]];
   let sum = 0;
   let n = 0;
-  while (n < kept && (n === 0 || sum < topP * whole)) sum += p[order[n++]]; // the fewest that reach it
+  const reached = () => n > 0 && topP < 1 && sum >= topP * whole;
+  while (n < kept && !reached()) sum += p[order[n++]]; // the fewest that reach it
   for (const i of order.slice(n)) p[i] = 0;
   return p.map((value) => value / sum);
 }
@@ -273,5 +294,6 @@ function draw(p, u) {
   return last; // u fell into what rounding has left
 }
 
-const gpt2 = { GPT, Tokenizer, readSafetensors, softmax, probabilities, randomNumbers, draw };
-if (typeof globalThis !== "undefined") globalThis.gpt2 = gpt2;
+globalThis.gpt2 = {
+  GPT, Tokenizer, readSafetensors, piecesOf, softmax, probabilities, randomNumbers, draw,
+};

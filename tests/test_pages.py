@@ -8,15 +8,15 @@ import functools
 import http.server
 import os
 import re
-import shutil
 import threading
 from pathlib import Path
 
+import book_chromium
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+CHROMIUM = book_chromium.find()
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1300, "height": 900}
 
@@ -61,11 +61,8 @@ def site():
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with playwright.sync_playwright() as driver:
-        sandbox = [] if hasattr(os, "geteuid") and os.geteuid() else ["--no-sandbox"]
-        arguments = [*sandbox, "--disable-gpu", "--disable-background-networking"]
-        yield driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with book_chromium.launch() as browser:
+        yield browser
 
 
 def see(browser, address, viewport=PHONE, **settings):
@@ -413,3 +410,16 @@ def test_slides_turn_show_their_figures_and_have_room(site, browser, part):
     loaded = page.eval_on_selector_all("section img", "all => all.every(i => i.naturalWidth > 0)")
     assert loaded and page.locator("section img").count() >= 10
     assert complaints == []
+
+
+SAID = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "five": 5, "ten": 10, "an hour": 60}
+SAID |= {"half an hour": 30, "three quarters of an hour": 45}
+
+
+@pytest.mark.parametrize("name", [page for page in PAGES if page.startswith("chapters/")])
+def test_the_time_to_read_that_a_notebook_says_is_what_the_page_counts(name):
+    counted = int(re.search(r"About (\d+) minutes", (HTML / name).read_text("utf-8"))[1])
+    notebook = (ROOT / name).with_suffix(".ipynb").read_text("utf-8")
+    estimate = re.search(r"\*\*Time\*\* ([\w -]+) to read", notebook)[1].lower()
+    words = re.split(r" and |-", estimate.replace(" minutes", ""))
+    assert abs(sum(SAID[word] for word in words) - counted) <= 5

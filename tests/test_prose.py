@@ -13,18 +13,16 @@ only supposed ("let p be 0.25") is written as a formula.
 
 import io
 import re
-import sys
 import tokenize
 from decimal import Decimal
 from pathlib import Path
 
+import book_facts
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "_ext"))
-import book_facts  # noqa: E402
 
 CHAPTERS = sorted(ROOT.glob("chapters/*.ipynb"))
 TOC = (ROOT / "_toc.yml").read_text(encoding="utf-8")

@@ -4,24 +4,23 @@ import copy
 import hashlib
 import re
 import sqlite3
-import sys
 import zipfile
 from itertools import combinations
 from pathlib import Path
 
+import book_facts
+import book_questions
+import book_quiz
+import book_text
 import nbformat
 import pytest
+import test_prose
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "_ext"), str(ROOT / "tests")]
-import book_facts  # noqa: E402
-import book_questions  # noqa: E402
-import book_quiz  # noqa: E402
-import book_text  # noqa: E402
-import test_prose  # noqa: E402
+from tools import cards
 
-from tools import cards  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
+
 
 BANK = book_questions.read_all(ROOT)
 FACTS = book_facts.load(ROOT)
