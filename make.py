@@ -118,7 +118,7 @@ def pdf():
 
 
 def epub():
-    """make an EPUB of the whole book; Chromium or Chrome sets the formulas"""
+    """make an EPUB of the whole book; Chromium or Chrome draws the cover"""
     environment()
     return build("--builder", "custom", "--custom-builder", "epub")
 

@@ -1,4 +1,4 @@
-"""An installed Chromium: it sets formulas, prints, and shows the pages to the tests.
+"""An installed Chromium: it prints, draws, and shows the pages to the tests.
 
 $CHROMIUM names one in an unusual place.
 """
@@ -21,7 +21,7 @@ def find() -> str | None:
 def required() -> str:
     """The path of the program. Ends the build with a sentence where there is none."""
     return find() or sys.exit(
-        "Chromium or Chrome sets the formulas and prints the pages, and neither is on the PATH. "
+        "Chromium or Chrome prints the pages and draws the cover, and neither is on the PATH. "
         "Install one, or name it: CHROMIUM=path/to/chrome"
     )
 

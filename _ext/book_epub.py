@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import book_chromium
-from book_pages import mathjax_folder
+from book_formulas import mathml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from lxml import etree
 from sphinx.builders.epub3 import Epub3Builder
@@ -20,7 +20,6 @@ from sphinx.errors import SphinxError
 from sphinx.util.display import progress_message
 
 COVER = "_static/cover.png"
-TRANSLATE = "all => all.map(([tex, display]) => MathJax.tex2mml(tex, { display }))"
 ID = re.compile(r' id="[^"]+"')
 # What XML does not know, a cell may print.
 CONTROLS = dict.fromkeys(set(range(32)) - set(map(ord, "\t\n\r")), "\N{REPLACEMENT CHARACTER}")
@@ -50,27 +49,23 @@ class EPUB(Epub3Builder):
 
     def handle_finish(self):
         """What is done to pages when they are written, before they are packed."""
-        with progress_message("setting the formulas"), book_chromium.launch() as browser:
-            self.set_formulas(browser.new_page())
+        with progress_message("setting the formulas"):
+            self.set_formulas()
+        with progress_message("drawing the cover"), book_chromium.launch() as browser:
             self.draw_cover(browser.new_page(viewport={"width": 1600, "height": 2400}))
         for path in Path(self.outdir).glob("_images/*.svg"):
             path.write_text(with_ids_once(path.read_text(encoding="utf-8")), encoding="utf-8")
         super().handle_finish()
 
-    def set_formulas(self, tab):
+    def set_formulas(self):
         """Replace the TeX in all pages by MathML."""
-        script = (mathjax_folder() / "tex-chtml.js").as_uri()
-        tab.goto(script)  # a page of the same origin, on which the script may be loaded
-        tab.add_script_tag(url=script)
-        tab.evaluate("MathJax.startup.promise.then(() => null)")
         for path in sorted(Path(self.outdir).rglob("*.xhtml")):
             text = path.read_text(encoding="utf-8").translate(CONTROLS)
             page = etree.ElementTree(etree.fromstring(text.encode()))
             self.clean(page)
-            places = [e for e in page.iter("{*}span", "{*}div") if "math" in classes(e)]
-            formulas = [(written(place), place.tag.endswith("div")) for place in places]
-            for place, math in zip(places, tab.evaluate(TRANSLATE, formulas), strict=True):
-                put(place, math)
+            for place in list(page.iter("{*}span", "{*}div")):
+                if "math" in classes(place):
+                    set_formula(place)
             page.write(path, encoding="utf-8", doctype="<!DOCTYPE html>")
 
     def clean(self, page):
@@ -130,12 +125,13 @@ def written(place: etree._Element) -> str:
     return ((place[-1].tail if len(place) else place.text) or "").strip()[2:-2]
 
 
-def put(place: etree._Element, math: str):
+def set_formula(place: etree._Element):
     """Put MathML in the place of the TeX, which stays as its text for those who need it."""
     tex = written(place)
-    element = etree.fromstring(math)
-    if next(element.iter("{*}merror"), None) is not None or "mathcolor" in math:
-        raise SphinxError(f"MathJax cannot read the formula {tex}")
+    try:
+        element = etree.fromstring(mathml(tex, display=place.tag.endswith("div")))
+    except ValueError as error:
+        raise SphinxError(str(error)) from None
     for part in element.iter():
         for name in [name for name in part.attrib if name.startswith("data-")]:
             del part.attrib[name]

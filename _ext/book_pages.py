@@ -1,10 +1,8 @@
 """What makes the pages self-contained, numbered, and linked by a drawing.
 
-* No page asks another host for anything: thebe, which Jupyter Book adds unasked, is taken out.
-
-* MathJax comes from the package sphinx-mathjax-offline: of its 21 MB the 2 MB that the
-  HTML output needs, copied after the build (a script in a static folder would become a
-  <script> of every page).
+* No page asks another host for anything: thebe, which Jupyter Book adds unasked, is taken out;
+  so are the tabs and toggles of extensions where a page has none.
+* Read from a folder, where a page may not fetch another, the search shows titles alone.
 * The titles of chapters, their figures and equations carry the chapter's number, which is
   that of the file: Fig. 7.2 is the second of chapters/07_…. Other pages count from 1.
 * Docstrings are read as plain text, in which an indented block is an example.
@@ -13,45 +11,33 @@
 """
 
 import re
-import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 from docutils import nodes
 from sphinx.transforms import SphinxTransform
 from sphinx.util.docutils import SphinxDirective
 
-MATHJAX = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")
+# Of a script or style, a word; and what it is for, in a page. thebe asks another host: for nothing.
+OPTIONAL = {
+    "thebe": "(?!)",
+    "design": r'class="[^"]*\bsd-',
+    "toggle": r'class="[^"]*\b(toggle|dropdown)\b',
+}
+SEARCH_IN_A_FOLDER = (
+    'if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;'
+)
 LINK = re.compile(r'<a href="doc:([^"#]+)(#[^"]*)?"([^>]*)>(.*?)</a>', re.DOTALL)
 CHAPTER = re.compile(r"chapters/(\d\d)_")
 
 
-def use_local_mathjax(app, config):
-    config.mathjax_path = "mathjax/tex-chtml.js"
-
-
-def mathjax_folder() -> Path:
-    return Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax"
-
-
-def copy_mathjax(app, exception):
-    """Copy MathJax beside the pages, once."""
-    target = Path(app.outdir) / "_static/mathjax"
-    if exception or app.builder.name not in ("html", "pdf") or (target / MATHJAX[0]).exists():
-        return
-    source = mathjax_folder()
-    for name in reversed(MATHJAX):  # the file that is looked for comes last
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name, dirs_exist_ok=True)
-        else:
-            shutil.copy2(source / name, target / name)
-
-
-def drop_thebe(app, pagename, templatename, context, doctree):
-    """Take thebe's scripts, twice there and of another host, out of the page."""
+def drop_unused(app, pagename, templatename, context, doctree):
+    """Take out of the page the scripts and styles of what it does not have."""
+    body = context.get("body", "")
+    unused = [name for name, there in OPTIONAL.items() if not re.search(there, body)]
     for files in ("script_files", "css_files"):
-        context[files] = [file for file in context[files] if "thebe" not in _words(file)]
+        context[files] = [
+            file for file in context[files] if not any(name in _words(file) for name in unused)
+        ]
 
 
 def _words(file) -> str:
@@ -133,8 +119,7 @@ def setup(app):
     app.add_transform(NumberTitle)
     app.connect("autodoc-process-docstring", read_plainly)
     app.connect("autodoc-skip-member", skip_fields)
-    app.connect("config-inited", use_local_mathjax)
     app.connect("env-get-updated", number_by_chapter, priority=900)
-    app.connect("html-page-context", drop_thebe, priority=900)
-    app.connect("build-finished", copy_mathjax)
+    app.add_js_file(None, body=SEARCH_IN_A_FOLDER)
+    app.connect("html-page-context", drop_unused, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

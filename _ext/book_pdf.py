@@ -20,7 +20,7 @@ from sphinx.errors import SphinxError
 from sphinx.util.display import progress_message
 
 LINK = re.compile(r"#document-([^#]+)(?:#(.+))?")
-READY = "window.MathJax.startup.promise.then(() => document.fonts.ready).then(() => null)"
+READY = "document.fonts.ready.then(() => null)"
 NUMBER = """pages => {
   for (const line of document.querySelectorAll(".pages li"))
     line.querySelector(".page").textContent = pages[line.querySelector("a").hash.slice(1)] ?? "";
@@ -162,5 +162,5 @@ def add_template(app, config):
 def setup(app):
     app.add_builder(PDF)
     app.connect("config-inited", add_template)
-    app.connect("build-finished", print_page, priority=900)  # MathJax has been copied
+    app.connect("build-finished", print_page, priority=900)  # the style of formulas lies there
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

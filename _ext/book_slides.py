@@ -8,12 +8,14 @@ quiz, in the chapter's order. Arrow keys turn; printing gives one slide a page.
 import base64
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import book_quiz
 import nbformat
 import yaml
-from book_text import html
+from book_formulas import typeset
+from book_text import html as text_html
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -21,6 +23,7 @@ BOX = re.compile(
     r"^(`{3,}|:{3,})\{admonition\} (?P<title>.+)\n:class: (?P<kind>[\w-]+)\n(?P<body>.*?)^\1$",
     re.MULTILINE | re.DOTALL,
 )
+html = partial(text_html, formula=typeset)
 KINDS = {"predict": "Predict", "misconception": "", "remember": "", "chapter-card": ""}
 
 

@@ -1,6 +1,8 @@
 """MyST markdown as plain HTML, for what is not a page: cards and slides."""
 
 import re
+from collections.abc import Callable
+from html import escape
 
 from markdown_it import MarkdownIt
 
@@ -9,8 +11,13 @@ MATH = re.compile(r"(?<![\\$])\$([^$]+)\$")
 DROPPED = ("cite", "numref", "ref")
 
 
-def html(text: str, block: bool = False) -> str:
-    """Texts with roles and $formulas$: roles become words, formulas are left to MathJax.
+def as_tex(tex: str) -> str:
+    """A formula as it stands, for what has MathJax of its own."""
+    return rf"\({escape(tex, quote=False)}\)"
+
+
+def html(text: str, block: bool = False, formula: Callable[[str], str] = as_tex) -> str:
+    """Texts with roles and $formulas$: roles become words, formulas what formula makes of them.
 
     block: paragraphs and lists, too; without it all is one line.
     """
@@ -25,8 +32,4 @@ def html(text: str, block: bool = False) -> str:
     text = MarkdownIt().render(text) if block else MarkdownIt().renderInline(text)
     text = re.sub(r" +([.,;:])", r"\1", re.sub(r" *\(\s*\)", "", text))  # where a role was dropped
 
-    def formula(found):
-        tex = formulas[int(found[1])]
-        return rf"\({tex.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}\)"
-
-    return re.sub(r"@@(\d+)@@", formula, text)
+    return re.sub(r"@@(\d+)@@", lambda found: formula(formulas[int(found[1])]), text)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import book_cite
 import book_facts
+import book_formulas
 import book_problems
 import book_quiz
 import book_reading
@@ -261,7 +262,8 @@ def build(tmp_path, monkeypatch):
     settings = {
         "extensions": [
             "myst_parser", "sphinxcontrib.bibtex", "book_pages", "book_facts", "book_problems",
-            "book_quiz", "book_questions", "book_editions", "book_reading", "book_cite", "cell",
+            "book_quiz", "book_questions", "book_formulas", "book_editions", "book_reading",
+            "book_cite", "cell",
         ],
         "epub_basename": "whole",
         "myst_enable_extensions": ["dollarmath"],
@@ -311,6 +313,20 @@ def test_a_sound_book_is_built_without_a_warning_and_its_parts_find_each_other(b
     assert problems.count("option right") == 5 and 'class="quiz draw' in problems
     assert re.search(r"<summary>.*7\.1 .*Why\?", problems) and "<p>Two.</p>" in problems
     assert 'href="#"' in chapter and "08_later" not in chapter, "only what exists is linked"
+
+
+def test_a_formula_is_set_when_the_book_is_built_and_one_that_cannot_be_is_named(build):
+    said, chapter, *_ = build(PAGE + "\nIt is $q_i$, at $\\biggest$.\n\n$$\n1 < 2 \\\\ 3\n$$\n")
+    assert said.count("WARNING") == 1, said
+    assert "chapters/07_test.md" in said and r"Undefined control sequence \biggest" in said
+    assert "<mi>q</mi><mi>i</mi>" in chapter and "<mo>&lt;</mo>" in chapter
+
+
+def test_the_style_sheet_has_the_characters_that_are_used_and_no_others():
+    used = book_formulas.characters(book_formulas.typeset("x = 1"))
+    assert used == {"mjx-c1D465.TEX-I", "mjx-c3D", "mjx-c31"}
+    rules = book_formulas.style_sheet(used)
+    assert book_formulas.characters(rules) == used and "@font-face" in rules
 
 
 def test_the_figures_of_an_appendix_count_from_1(build):

@@ -33,6 +33,7 @@ def newest_html():
 HTML = newest_html()
 PAGES = sorted(str(p.relative_to(HTML)) for p in HTML.rglob("*.html")) if HTML else []
 PAGES = [page for page in PAGES if not page.startswith(("_static/", "_modules/", "slides/"))]
+SLIDES = [f"slides/part_{part}.html" for part in (1, 2, 3, 4)]
 QUIZ_PAGES = [
     page for page in PAGES if '<div class="quiz docutils' in (HTML / page).read_text("utf-8")
 ]
@@ -76,8 +77,6 @@ def see(browser, address, viewport=PHONE, **settings):
         lambda r: r.url.startswith((own, "data:")) or complaints.append(f"asks for {r.url}"),
     )
     page.goto(address, wait_until="load")
-    if settings.get("java_script_enabled", True):
-        page.evaluate("window.MathJax?.startup?.promise?.then(() => null)")
     return page, complaints
 
 
@@ -113,17 +112,182 @@ def test_a_page_is_whole_on_a_phone(site, browser, name):
     assert broken == []
 
 
-def test_formulas_are_set_by_our_own_copy_even_from_a_folder(browser):
-    pages = [page for page in PAGES if page.startswith(("chapters/", "notation"))]
-    for name in pages:
-        page, complaints = see(browser, (HTML / name).resolve().as_uri(), DESK)
-        asked = [said for said in complaints if said.startswith("asks for http")]
-        assert asked == []
-        set_, written = page.evaluate(
-            "[document.querySelectorAll('mjx-container').length, "
-            "document.querySelectorAll('.math').length]"
-        )
-        assert set_ >= written
+def test_formulas_are_there_without_a_server_and_without_javascript(browser):
+    for name in (page for page in PAGES if page.startswith(("chapters/", "notation"))):
+        address = (HTML / name).resolve().as_uri()
+        page, complaints = see(browser, address, DESK, java_script_enabled=False)
+        assert complaints == []
+        assert page.locator(".math").count() == page.locator("mjx-container").count()
+        letter = page.locator("mjx-math:visible mjx-mi.mjx-i").first
+        assert letter.bounding_box()["width"] > 1, "the characters have no style"
+
+
+def fonts(page):
+    """The families that a page has loaded."""
+    loaded = "[...document.fonts].filter(f => f.status === 'loaded').map(f => f.family)"
+    return {name.strip('"') for name in page.evaluate(loaded)}
+
+
+def test_formulas_are_set_in_their_own_fonts(site, browser):
+    page, _ = see(browser, site + "chapters/01_self_attention.html", DESK)
+    page.evaluate("document.fonts.ready.then(() => null)")
+    assert {"MJXTEX", "MJXTEX-I"} <= fonts(page)
+
+
+def test_icons_come_from_the_small_font(site, browser):
+    for viewport in (DESK, PHONE):
+        page = browser.new_context(viewport=viewport).new_page()
+        asked = []
+        page.on("request", lambda r, asked=asked: asked.append(r.url))
+        page.goto(site + "chapters/01_self_attention.html", wait_until="networkidle")
+        assert [url for url in asked if "fontawesome" in url] == []
+        assert "Font Awesome 6 Free" in fonts(page)
+
+
+# A page before any of its widgets is started, as the server sends it, not compressed.
+@pytest.mark.parametrize("name", [p for p in PAGES if re.match(r"index|chapters/", p)])
+def test_a_page_is_light(site, browser, name):
+    page = browser.new_context(viewport=DESK).new_page()
+    responses = []
+    page.on("response", lambda response: responses.append(response))
+    page.goto(site + name, wait_until="networkidle")
+    sizes = {r.url.removeprefix(site): len(r.body()) for r in responses}
+    assert sum(sizes.values()) <= 1_500_000, sorted(sizes.items(), key=lambda s: -s[1])[:8]
+
+
+# Marks, of all elements with text of their own that look alike, the first: a page has some fifty
+# looks and thousands of elements, and axe needs milliseconds to find the ground behind each.
+MARK_LOOKS = """theme => {
+  document.documentElement.dataset.theme = theme;
+  const seen = new Set();
+  const shown = [...document.querySelectorAll("body *:not(mjx-container *)")].filter((e) =>
+    e.checkVisibility() && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
+  for (const e of document.querySelectorAll("[data-look]")) delete e.dataset.look;
+  for (const e of shown) {
+    const { color, fontSize, fontWeight } = getComputedStyle(e);
+    const look = [color, fontSize, fontWeight];
+    for (let up = e; up; up = up.parentElement) {
+      const { backgroundColor: ground, opacity } = getComputedStyle(up);
+      if (opacity !== "1" || ground !== "rgba(0, 0, 0, 0)") look.push(ground, opacity);
+    }
+    if (!seen.has(String(look))) e.dataset.look = "";
+    seen.add(String(look));
+  }
+}"""
+
+
+def violations(axe, page, where, **rules):
+    """What axe finds against accessibility: the rule, the theme, the element, the reason."""
+    options = {"resultTypes": ["violations"], **rules}
+    theme = page.evaluate("document.documentElement.dataset.theme")
+    return [
+        (violation["id"], theme, node["target"], node["failureSummary"])
+        for violation in axe.run(page, where, options).response["violations"]
+        for node in violation["nodes"]
+    ]
+
+
+def open_all(page):
+    """Show what is folded, and every slide at once, at rest."""
+    page.add_style_tag(content="* { transition: none !important; }")
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    if page.url.partition("#")[0].rpartition("/")[0].endswith("slides"):
+        page.emulate_media(media="print")
+
+
+def contrast(axe, page):
+    found = []
+    for theme in ("light", "dark"):
+        page.evaluate(MARK_LOOKS, theme)
+        found += violations(axe, page, {"include": [["[data-look]"]]}, runOnly=["color-contrast"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def axe():
+    return pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+
+@pytest.mark.parametrize("name", [*PAGES, *SLIDES])
+def test_a_page_shuts_nobody_out(site, browser, axe, name):
+    page, _ = see(browser, site + name)
+    open_all(page)
+    page.wait_for_timeout(350)  # the theme looks again at what scrolls
+    inside = {"exclude": [["mjx-math"], ["mjx-assistive-mml"]]}  # MathJax's own
+    assert violations(axe, page, inside, rules={"color-contrast": {"enabled": False}}) == []
+    page.set_viewport_size(DESK)
+    assert contrast(axe, page) == []
+
+
+def test_a_page_that_shuts_somebody_out_is_noticed(site, browser, axe):
+    page, _ = see(browser, site + "chapters/01_self_attention.html", DESK)
+    open_all(page)
+    page.add_style_tag(content="html[data-theme=dark] .bd-article .fold p { color: #444; }")
+    found = contrast(axe, page)
+    assert {(rule, theme) for rule, theme, *_ in found} == {("color-contrast", "dark")}
+    page.evaluate("document.querySelector('.cell_output img').alt = ''")
+    page.evaluate("document.querySelector('.cell_output img').removeAttribute('alt')")
+    assert "image-alt" in {rule for rule, *_ in violations(axe, page, None)}
+
+
+@pytest.mark.parametrize("from_folder", [False, True], ids=["served", "from a folder"])
+def test_the_search_finds_the_pages_with_a_word(site, browser, from_folder):
+    root = HTML.resolve().as_uri() + "/" if from_folder else site
+    page, complaints = see(browser, root + "chapters/01_self_attention.html", DESK)
+    page.keyboard.press("Control+k")
+    page.keyboard.type("perplexity")
+    page.keyboard.press("Enter")
+    page.get_by_text(re.compile(r"Search finished, found \d+ page")).wait_for()
+    found = page.locator("#search-results li a").evaluate_all("all => all.map(a => a.href)")
+    assert len(found) >= 5
+    for address in found:
+        target = HTML / address.removeprefix(root).partition("#")[0].partition("?")[0]
+        assert "perplexity" in target.read_text(encoding="utf-8").lower()
+    page.locator("#search-results li a").first.click()
+    page.locator("main .highlighted, main :target").first.wait_for()
+    assert complaints == []
+
+
+def focused(page):
+    return page.evaluate("document.activeElement.className || document.activeElement.innerText")
+
+
+def test_the_keyboard_goes_past_the_menu_and_shows_where_it_is(site, browser):
+    page, _ = see(browser, site + "chapters/01_self_attention.html", DESK)
+    page.keyboard.press("Tab")
+    assert focused(page) == "Skip to main content"
+    page.keyboard.press("Enter")
+    buttons = []
+    while page.evaluate("document.activeElement.closest('.bd-article') === null"):
+        page.keyboard.press("Tab")
+        page.wait_for_timeout(200)  # the theme fades it in
+        said = "e => getComputedStyle(e).outlineStyle + getComputedStyle(e).boxShadow"
+        assert page.locator(":focus").evaluate(said) != "nonenone", focused(page)
+        buttons.append(focused(page))
+    assert len(buttons) < 8 and any("theme-switch" in button for button in buttons)
+
+
+@pytest.mark.parametrize("which", ["primary", "secondary"])
+def test_a_side_bar_opens_and_closes_by_the_keyboard_on_a_phone(site, browser, which):
+    page, _ = see(browser, site + "chapters/01_self_attention.html")
+    page.locator(f".{which}-toggle").focus()
+    page.keyboard.press("Enter")
+    bar = page.locator(f"#pst-{which}-sidebar-modal")
+    assert bar.is_visible() and bar.locator("a:visible").count() > 5
+    page.keyboard.press("Escape")
+    page.locator(f".{which}-toggle:focus").wait_for()
+    assert not bar.is_visible()
+
+
+def test_the_theme_is_switched_by_the_keyboard(site, browser):
+    page, _ = see(browser, site + "index.html", DESK)
+    button = page.locator(".theme-switch-button:visible")
+    button.focus()
+    grounds = set()
+    for _ in range(3):
+        page.keyboard.press("Enter")
+        grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(grounds) == 2
 
 
 def test_figures_turn_light_by_night(site, browser):

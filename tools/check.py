@@ -21,7 +21,12 @@ PYTEST = ("-m", "pytest", "-q", "--tb=short")
 # Tests that are a stage of their own; every other file in tests/ is a unit test.
 GUARDS = ("tests/test_notebooks.py", "tests/test_prose.py")
 EXERCISES = ("tests/test_exercises.py",)
-PAGES = ("tests/test_pages.py", "tests/test_playground.py", "tests/test_paper.py")
+PAGES = (
+    "tests/test_links.py",
+    "tests/test_pages.py",
+    "tests/test_playground.py",
+    "tests/test_paper.py",
+)
 
 
 def stages() -> dict[str, tuple[str, ...]]:
