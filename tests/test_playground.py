@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save
-from test_pages import CHROMIUM, HTML, ROOT, browser, site  # noqa: F401 (fixtures)
+from test_pages import CHROMIUM, HTML, ROOT, axe, browser, site, violations  # noqa: F401 (fixtures)
 
 from gpt2lib import pretrained
 from gpt2lib.generate import filter_logits
@@ -449,6 +449,21 @@ def test_every_field_has_a_name_and_answers_to_the_keyboard(play, page_, name):
     for _ in range(40):  # nothing holds the key
         player.page.keyboard.press("Tab")
     assert not player.root.evaluate("root => root.contains(document.activeElement)")
+
+
+@in_pages
+@pytest.mark.parametrize("page_,name", WIDGETS)
+def test_a_widget_shuts_nobody_out_while_it_is_played_with(play, axe, page_, name):  # noqa: F811
+    player = play(path_of(page_), name).set()
+    words = player.root.query_selector_all("button.word, button.piece")
+    if words:
+        words[-1].focus()
+    here = {"include": [[f".widget[data-widget={name}]"]]}
+    found = violations(axe, player.page, here, rules={"color-contrast": {"enabled": False}})
+    for theme in ("light", "dark"):
+        player.page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+        found += violations(axe, player.page, here, runOnly=["color-contrast"])
+    assert found == []
 
 
 @in_pages
