@@ -100,6 +100,13 @@ def test_a_page_is_whole_on_a_phone(site, browser, name):
         "mjx-merror, .math .error", "all => all.map(e => e.innerText)"
     )
     assert wrong == []
+    beginnings = page.eval_on_selector_all(
+        "div.math mjx-math",
+        """all => all.filter((m) => m.checkVisibility()).filter((m) =>
+            m.getBoundingClientRect().left < m.closest("div.math").getBoundingClientRect().left - 1)
+            .map((m) => m.parentElement.innerText)""",
+    )
+    assert beginnings == [], "nobody can scroll to the beginning of a formula"
     silent = page.eval_on_selector_all(
         ".bd-article img, .bd-article svg[role=img]",
         "all => all.filter(i => !(i.alt || i.querySelector('title') || i.ariaLabel))"
