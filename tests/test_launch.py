@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+import book_launch
 import nbformat
 import pytest
 import yaml
@@ -17,8 +18,6 @@ import make
 from tools import launch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "_ext"))
-import book_launch  # noqa: E402
 
 URL, REVISION = "https://example.org/owner/name", "0123abc"
 CHAPTERS = sorted(path.name for path in ROOT.glob("chapters/*.ipynb"))

@@ -221,6 +221,11 @@ def test_temperature_0_is_the_likeliest_alone(page):
     assert page.evaluate("[...gpt2.probabilities([0, 3, 1], {temperature: 0})]") == [0, 1, 0]
 
 
+def test_dials_that_are_off_cut_nothing(page):
+    p = page.evaluate("gpt2.probabilities(Array.from({length: 900}, (_, i) => -i / 15))")
+    assert all(share > 0 for share in (p.values() if isinstance(p, dict) else p))
+
+
 def test_draws_follow_the_probabilities(page):
     counts = page.evaluate(
         """() => {
